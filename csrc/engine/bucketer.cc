@@ -1,0 +1,115 @@
+#include "engine/bucketer.h"
+
+#include <cstring>
+
+#include "core/error.h"
+
+namespace pycomm {
+
+Bucketer::Bucketer(std::shared_ptr<Communicator> communicator, std::vector<View> buffers, std::vector<Slot> slots,
+                   Options options, std::shared_ptr<void> keepalive)
+    : communicator_(std::move(communicator)),
+      buffers_(std::move(buffers)),
+      slots_(std::move(slots)),
+      options_(std::move(options)),
+      keepalive_(std::move(keepalive)) {
+  for (const Slot& slot : slots_) {
+    PYCOMM_CHECK(slot.bucket >= 0 && slot.bucket < static_cast<int>(buffers_.size()), "a slot lies in bucket ", slot.bucket,
+                 " of ", buffers_.size());
+    const std::int64_t room = buffers_[slot.bucket].count;
+    PYCOMM_CHECK(slot.offset >= 0 && slot.count >= 0 && slot.offset + slot.count <= room, "a slot covers elements ", slot.offset,
+                 " to ", slot.offset + slot.count, " of a bucket of ", room);
+  }
+  reset();
+}
+
+void Bucketer::reset() {
+  PYCOMM_CHECK(launched_ == 0, "a round cannot be dropped once a bucket of it is launched");
+  filled_.assign(slots_.size(), 0);
+  missing_.assign(buffers_.size(), 0);
+  for (const Slot& slot : slots_) ++missing_[slot.bucket];
+  full_ = 0;
+  works_.clear();
+}
+
+const Bucketer::Slot& Bucketer::checked(int slot, const char* call) const {
+  PYCOMM_CHECK(slot >= 0 && slot < static_cast<int>(slots_.size()), call, ": slot is ", slot, "; expected 0 to ",
+               static_cast<int>(slots_.size()) - 1);
+  PYCOMM_CHECK(!filled_[slot], call, ": slot ", slot, " of bucket ", slots_[slot].bucket, " was already filled in this round");
+  return slots_[slot];
+}
+
+int Bucketer::put(int index, const View& gradient, double scale) {
+  const Slot& slot = checked(index, "put");
+  const View place = buffers_[slot.bucket].slice(slot.offset, slot.count);
+  PYCOMM_CHECK(gradient.dtype == place.dtype && gradient.count == place.count, "put: the gradient of slot ", index, " is ",
+               name_of(gradient.dtype), " x ", gradient.count, "; expected ", name_of(place.dtype), " x ", place.count);
+  if (place.count > 0 && gradient.data != place.data)
+    std::memcpy(place.data, gradient.data, static_cast<std::size_t>(place.bytes()));
+  return mark(index, scale);
+}
+
+int Bucketer::mark(int index, double scale) {
+  const Slot& slot = checked(index, "mark");
+  filled_[index] = 1;
+  --missing_[slot.bucket];
+  while (full_ < static_cast<int>(buffers_.size()) && missing_[full_] == 0) ++full_;
+  if (options_.launch_when_full)
+    while (launched_ < full_) launch(launched_, scale);
+  return full_;
+}
+
+void Bucketer::launch(int bucket, double scale) {
+  PYCOMM_CHECK(bucket == launched_ && bucket < static_cast<int>(buffers_.size()), "launch: bucket is ", bucket,
+               "; expected ", launched_, ", the next in order");
+  PYCOMM_CHECK(missing_[bucket] == 0, "launch: ", missing_[bucket], " slots of bucket ", bucket, " are not filled");
+  works_.push_back(reduce(buffers_[bucket], options_.op, scale, options_.codec, options_.algorithm));
+  ++launched_;
+}
+
+void Bucketer::flush(double scale) {
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    const Slot& slot = slots_[i];
+    if (filled_[i]) continue;
+    const View place = buffers_[slot.bucket].slice(slot.offset, slot.count);
+    if (place.count > 0) std::memset(place.data, 0, static_cast<std::size_t>(place.bytes()));
+    --missing_[slot.bucket];
+  }
+  full_ = static_cast<int>(buffers_.size());
+  while (launched_ < full_) launch(launched_, scale);
+  anybody_ = std::make_shared<std::vector<std::uint8_t>>(filled_);
+  const View bits{reinterpret_cast<std::byte*>(anybody_->data()), static_cast<std::int64_t>(anybody_->size()), DType::u8};
+  works_.push_back(reduce(bits, ReduceOp::max, 1.0, {}, {}));
+}
+
+void Bucketer::finish_round() {
+  for (const auto& work : works_) PYCOMM_CHECK(work->done(), "finish_round: a bucket is still being reduced");
+  PYCOMM_CHECK(anybody_ != nullptr, "finish_round: the round was not flushed");
+  used_ = *anybody_;
+  anybody_.reset();
+  launched_ = 0;
+  reset();
+}
+
+bool Bucketer::filled(int slot) const {
+  PYCOMM_CHECK(slot >= 0 && slot < static_cast<int>(slots_.size()), "slot is ", slot, "; expected 0 to ",
+               static_cast<int>(slots_.size()) - 1);
+  return filled_[slot] != 0;
+}
+
+std::shared_ptr<Work> Bucketer::reduce(const View& view, ReduceOp op, double scale, const std::string& codec,
+                                       const std::string& algorithm) {
+  Call call;
+  call.collective = Collective::all_reduce;
+  call.input = call.output = view;
+  call.op = op;
+  call.scale = scale;
+  call.codec = codec;
+  call.algorithm = algorithm;
+  call.soon = options_.soon;
+  // Both the buckets and the bits must outlive the operation.
+  call.keepalive = std::make_shared<std::pair<std::shared_ptr<void>, std::shared_ptr<void>>>(keepalive_, anybody_);
+  return communicator_->submit(std::move(call));
+}
+
+}  // namespace pycomm

@@ -1,0 +1,87 @@
+// A group of ranks and the calls they make together: checks a call, chooses its algorithm, and hands it to the driver.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+
+#include "codec/codec.h"
+#include "core/view.h"
+#include "engine/compiled_plan.h"
+#include "engine/engine.h"
+#include "plan/plan.h"
+
+namespace pycomm {
+
+// A call as the user made it.
+struct Call {
+  Collective collective = Collective::barrier;
+  View input;
+  View output;
+  ReduceOp op = ReduceOp::sum;
+  int root = 0;  // or the peer of a send or recv
+  double scale = 1.0;
+  std::string codec;      // empty: none
+  std::string algorithm;  // empty: chosen here
+  double timeout_s = 0;   // 0: as the settings say
+  bool soon = true;       // false: the caller waits right away
+  std::shared_ptr<void> keepalive;
+};
+
+// Threads: any. Operations of one communicator start in the order of submit(), which must be the same on all its ranks; sends
+// and receives are matched per peer and independent of those.
+class Communicator {
+ public:
+  Communicator(std::shared_ptr<Engine> engine, std::shared_ptr<Group> group, std::int64_t segment_bytes);
+
+  // Never blocks. Throws InvalidArgument before anything moves, or the first cause if the communicator is broken.
+  std::shared_ptr<Work> submit(Call call);
+
+  // True once the work is done. Call again as long as you want to wait.
+  bool wait(const Work& work, double seconds);
+
+  // Breaks the communicator here and on its other ranks. Does not block.
+  void abort(const std::string& why);
+
+  int rank() const { return group_->rank; }
+  int size() const { return group_->size(); }
+  const Group& group() const { return *group_; }
+  std::int64_t segment_bytes() const { return segment_bytes_; }
+  Engine& engine() const { return *engine_; }
+  std::optional<Failure> failure() const { return group_->failure(); }
+
+  // The short name of the algorithm that would run.
+  std::string algorithm_for(Collective collective, std::int64_t bytes, DType dtype, const std::string& codec) const;
+
+  // The ranks with `world_ranks` of this communicator's world become one. All of them must give the same context and segment.
+  std::shared_ptr<Communicator> subgroup(std::uint32_t context, int rank, std::vector<int> world_ranks,
+                                         std::int64_t segment_bytes) const;
+  // The smallest segment that the pairs between this rank and these prefer.
+  std::int64_t preferred_segment_bytes(const std::vector<int>& world_ranks) const;
+
+ private:
+  struct PlanKey {
+    const Algorithm* algorithm;
+    int root;
+    bool in_place;
+    auto operator<=>(const PlanKey&) const = default;
+  };
+
+  const Algorithm& choose(const Call& call, const Codec& codec, std::int64_t bytes) const;
+  std::shared_ptr<const CompiledPlan> plan_for(const Algorithm& algorithm, const Call& call, bool in_place);
+  bool mapped() const { return mapped_; }
+
+  const std::shared_ptr<Engine> engine_;
+  const std::shared_ptr<Group> group_;
+  const std::int64_t segment_bytes_;
+  const bool mapped_;  // all peers' memory is addressable
+
+  std::mutex mutex_;  // guards the rest, and makes numbering and submitting one act
+  std::uint32_t sequence_ = 0;
+  std::map<std::pair<int, bool>, std::uint32_t> pair_sequence_;  // by (peer, sending)
+  std::map<PlanKey, std::shared_ptr<const CompiledPlan>> plans_;
+};
+
+}  // namespace pycomm

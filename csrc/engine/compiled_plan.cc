@@ -1,0 +1,143 @@
+#include "engine/compiled_plan.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+namespace pycomm {
+namespace {
+
+using Place = std::pair<int, int>;  // buffer and chunk; a scratch slot is one place whatever the chunk
+
+struct Touches {
+  std::vector<Place> reads;
+  std::vector<Place> writes;
+};
+
+class Dependencies {
+ public:
+  explicit Dependencies(bool in_place) : in_place_(in_place) {}
+
+  // Steps must be added in order. Readers wait for the last writers; writers wait for those and for the readers
+  // since: by induction nothing else is needed.
+  void add(int index, CompiledStep& compiled) {
+    const Step& step = compiled.step;
+    const Touches touches = touches_of(step);
+    for (const Place& place : touches.reads) wait_for(compiled, history_[place].writers, step, place);
+    for (const Place& place : touches.writes) {
+      wait_for(compiled, history_[place].writers, step, place);
+      wait_for(compiled, history_[place].readers, step, place);
+    }
+    for (const Place& place : touches.writes) {
+      History& history = history_[place];
+      history = History{{index}, {}};
+    }
+    for (const Place& place : touches.reads)
+      if (std::find(touches.writes.begin(), touches.writes.end(), place) == touches.writes.end())
+        history_[place].readers.push_back(index);
+    if (last_meet_ >= 0) compiled.after_all.push_back(last_meet_);
+    if (step.op == Op::meet) {
+      for (int earlier = last_meet_ + 1; earlier < index; ++earlier) compiled.after_all.push_back(earlier);
+      last_meet_ = index;
+    }
+  }
+
+ private:
+  struct History {
+    std::vector<int> writers;
+    std::vector<int> readers;
+  };
+
+  void wait_for(CompiledStep& compiled, const std::vector<int>& steps, const Step&, const Place&) {
+    for (int step : steps)
+      if (std::find(compiled.after.begin(), compiled.after.end(), step) == compiled.after.end())
+        compiled.after.push_back(step);
+  }
+
+  Place place(Buffer buffer, int chunk) const {
+    if (is_scratch(buffer)) return {buffer.id, 0};
+    if (in_place_ && buffer == kInput) return {kOutput.id, chunk};
+    return {buffer.id, chunk};
+  }
+
+  Touches touches_of(const Step& step) const {
+    Touches touches;
+    const Place src = place(step.src, step.chunk);
+    const Place dst = place(step.dst, step.chunk);
+    switch (step.op) {
+      case Op::send:
+        touches.reads = {src};
+        break;
+      case Op::recv:
+        touches.writes = {dst};
+        break;
+      case Op::recv_reduce:
+      case Op::copy:
+      case Op::reduce_from:
+        touches.reads = {src};
+        touches.writes = {dst};
+        break;
+      case Op::reduce:
+        for (Buffer source : step.sources) touches.reads.push_back(place(source, step.chunk));
+        touches.writes = {dst};
+        break;
+      case Op::store_to:
+        touches.reads = {src};
+        break;
+      case Op::meet:
+        break;
+    }
+    return touches;
+  }
+
+  bool in_place_;
+  int last_meet_ = -1;
+  std::map<Place, History> history_;
+};
+
+Channel& channel_of(std::vector<Channel>& channels, int peer, bool outgoing) {
+  for (Channel& channel : channels)
+    if (channel.peer == peer && channel.outgoing == outgoing) return channel;
+  return channels.emplace_back(Channel{peer, outgoing, {}});
+}
+
+int slots_in(const Step& step) {
+  int slots = std::max(step.src.id, step.dst.id) - 1;
+  for (Buffer source : step.sources) slots = std::max(slots, source.id - 1);
+  return std::max(slots, 0);
+}
+
+}  // namespace
+
+CompiledPlan::CompiledPlan(const Plan& plan, bool in_place)
+    : chunks(plan.chunks), stages(static_cast<int>(plan.stages.size())) {
+  Dependencies dependencies(in_place);
+  for (int stage = 0; stage < stages; ++stage) {
+    for (const Step& step : plan.stages[stage].steps) {
+      const int index = static_cast<int>(steps.size());
+      CompiledStep& compiled = steps.emplace_back(CompiledStep{step, stage, {}, {}});
+      dependencies.add(index, compiled);
+      scratch_slots = std::max(scratch_slots, slots_in(step));
+      mapped |= step.op == Op::meet || step.op == Op::reduce_from || step.op == Op::store_to;
+      switch (step.op) {
+        case Op::send:
+          channel_of(channels, step.peers[0], true).steps.push_back(index);
+          break;
+        case Op::recv:
+        case Op::recv_reduce:
+          channel_of(channels, step.peers[0], false).steps.push_back(index);
+          break;
+        case Op::meet:
+          for (int peer : step.peers) {
+            channel_of(channels, peer, true).steps.push_back(index);
+            channel_of(channels, peer, false).steps.push_back(index);
+          }
+          break;
+        default:
+          local.push_back(index);
+      }
+    }
+  }
+}
+
+}  // namespace pycomm

@@ -1,0 +1,304 @@
+#include "engine/driver.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/error.h"
+#include "engine/backoff.h"
+#include "kernels/kernels.h"
+
+namespace pycomm {
+namespace {
+
+// News that a communicator broke: context, kind, then the reason.
+struct Notice {
+  std::uint32_t context = 0;
+  ErrorKind kind = ErrorKind::aborted;
+  std::string what;
+
+  std::vector<std::byte> pack() const {
+    const std::size_t length = std::min(what.size(), kControlBytes - 8);
+    std::vector<std::byte> bytes(8 + length);
+    const auto kind_code = static_cast<std::uint32_t>(kind);
+    std::memcpy(bytes.data(), &context, 4);
+    std::memcpy(bytes.data() + 4, &kind_code, 4);
+    std::memcpy(bytes.data() + 8, what.data(), length);
+    return bytes;
+  }
+
+  static Notice unpack(const std::vector<std::byte>& bytes) {
+    PYCOMM_DCHECK(bytes.size() >= 8);
+    Notice notice;
+    std::uint32_t kind_code = 0;
+    std::memcpy(&notice.context, bytes.data(), 4);
+    std::memcpy(&kind_code, bytes.data() + 4, 4);
+    notice.kind = static_cast<ErrorKind>(kind_code);
+    notice.what.assign(reinterpret_cast<const char*>(bytes.data() + 8), bytes.size() - 8);
+    return notice;
+  }
+};
+
+double seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+}  // namespace
+
+Driver::Driver(Router& router, int collectives_in_flight, bool progress_thread)
+    : router_(router), collectives_in_flight_(collectives_in_flight), has_thread_(progress_thread) {
+  if (has_thread_) thread_ = std::thread([this] { thread_main(); });
+}
+
+void Driver::submit(Task task, bool soon) {
+  const std::lock_guard lock(mutex_);
+  if (stop_) throw Aborted("the engine has been shut down");
+  inbox_.push_back(std::move(task));
+  ++pending_;
+  inbox_full_.store(true, std::memory_order_relaxed);  // the mutex orders what is behind the hint
+  if (sleeping_ || (soon && !driving_ && has_thread_)) more_.notify_one();
+}
+
+void Driver::announce(const std::shared_ptr<Group>& group) {
+  const std::lock_guard lock(mutex_);
+  groups_[group->context] = group;
+  const auto news = early_.find(group->context);
+  if (news == early_.end()) return;
+  group->fail(news->second);
+  early_.erase(news);
+}
+
+void Driver::abort(const std::shared_ptr<Group>& group, const Failure& failure) {
+  std::unique_lock lock(mutex_);
+  if (stop_) return;
+  outbox_.emplace_back(group, failure);
+  inbox_full_.store(true, std::memory_order_relaxed);
+  if (driving_) {
+    more_.notify_all();
+    return;
+  }
+  driving_ = true;
+  lock.unlock();
+  pass();
+  lock.lock();
+  driving_ = false;
+  if (waiting_ > 0) turn_.notify_all();
+}
+
+bool Driver::wait(const Work& work, Clock::time_point until) {
+  std::unique_lock lock(mutex_);
+  while (!work.done() && Clock::now() < until && !stop_) {
+    if (!driving_) {
+      driving_ = true;
+      lock.unlock();
+      drive([&] { return work.done() || Clock::now() >= until || stop_; });
+      lock.lock();
+      driving_ = false;
+    } else {
+      ++waiting_;
+      turn_.wait_until(lock, until);
+      --waiting_;
+    }
+  }
+  // Pass the turn on: to another waiter, else to the thread.
+  if (stop_ || (!driving_ && waiting_ > 0)) turn_.notify_all();
+  if (!driving_ && waiting_ == 0 && pending_ > 0 && has_thread_) more_.notify_one();
+  return work.done();
+}
+
+void Driver::thread_main() {
+  std::unique_lock lock(mutex_);
+  while (!stop_) {
+    if (driving_ || pending_ == 0) {
+      more_.wait(lock);
+      continue;
+    }
+    driving_ = true;
+    lock.unlock();
+    drive([&] {
+      const std::lock_guard inner(mutex_);
+      return stop_ || pending_ == 0;
+    });
+    lock.lock();
+    driving_ = false;
+    if (waiting_ > 0) turn_.notify_one();
+  }
+}
+
+template <class Done>
+void Driver::drive(Done done) {
+  const FloatMode float_mode;
+  Backoff backoff;
+  while (!done()) {
+    if (pass()) {
+      backoff.reset();
+      continue;
+    }
+    const auto sleep = backoff.pause();
+    if (sleep.count() == 0) continue;
+    std::unique_lock lock(mutex_);
+    if (!inbox_.empty() || stop_) continue;
+    sleeping_ = true;
+    more_.wait_for(lock, sleep);
+    sleeping_ = false;
+  }
+}
+
+bool Driver::pass() {
+  if (inbox_full_.load(std::memory_order_relaxed)) {
+    send_news();
+    const std::lock_guard lock(mutex_);
+    for (Task& task : inbox_) active_.push_back(std::move(task));
+    inbox_.clear();
+    inbox_full_.store(false, std::memory_order_relaxed);
+  }
+  bool moved = false;
+  ended_ = 0;
+  for (auto task = active_.begin(); task != active_.end();) {
+    moved |= run(*task);
+    const auto next = std::next(task);
+    if (task->work->done()) {
+      if (task->executor && !task->executor->finished()) pinned_.splice(pinned_.end(), active_, task);
+      else active_.erase(task);
+    }
+    task = next;
+  }
+  if (!moved) {
+    moved = read_control();
+    std::erase_if(pinned_, [](Task& task) { return task.executor->withdraw(); });
+  }
+  if (ended_ > 0) {
+    const std::lock_guard lock(mutex_);
+    pending_ -= ended_;
+    if (waiting_ > 0) turn_.notify_all();
+  }
+  return moved;
+}
+
+bool Driver::run(Task& task) {
+  try {
+    if (const auto failure = task.group->failure()) raise(failure->kind, failure->what);
+    if (const auto why = task.work->abandoned()) throw Aborted(*why);
+    if (!task.executor) {
+      if (task.collective && task.group->running >= collectives_in_flight_) return past_deadline(task);
+      task.executor = task.start();
+      if (task.collective) ++task.group->running;
+      task.work->start(Clock::now());
+    }
+    const bool moved = task.executor->advance();
+    if (task.executor->finished()) {
+      end(task, std::nullopt);
+      return true;
+    }
+    return moved || past_deadline(task);
+  } catch (const Error& error) {
+    fail(task, error.kind(), error.what());
+  } catch (const std::exception& error) {  // std::bad_alloc and the like
+    fail(task, ErrorKind::internal, error.what());
+  }
+  return true;
+}
+
+// Throws Timeout, or returns false.
+bool Driver::past_deadline(Task& task) {
+  const double elapsed = seconds(Clock::now() - task.work->submitted());
+  if (elapsed < task.timeout_s) return false;
+  throw Timeout(text("no end after ", task.timeout_s, " s: ",
+                     task.executor ? "waiting for " + task.executor->waiting_for()
+                                   : std::string("waiting for earlier operations of the communicator")));
+}
+
+void Driver::end(Task& task, std::optional<Failure> failure) {
+  if (task.executor && task.collective) --task.group->running;
+  task.work->finish(std::move(failure), task.executor ? task.executor->bytes_sent() : 0);
+  ++ended_;
+}
+
+void Driver::fail(Task& task, ErrorKind kind, const std::string& what) {
+  const auto first = task.group->failure();
+  Failure failure{kind, what};
+  if (!first) {
+    failure.what = text(task.what, " failed on rank ", task.group->rank, " after ",
+                        seconds(Clock::now() - task.work->submitted()), " s: ", what);
+    task.group->fail(failure);
+    tell_peers(*task.group, failure);
+  }
+  bool ours = true;
+  if (task.executor) {
+    try {
+      ours = task.executor->withdraw();
+    } catch (const Error&) {
+      ours = false;  // the transport is broken: keep the buffers
+    }
+  }
+  end(task, failure);
+  if (ours) task.executor.reset();
+}
+
+void Driver::send_news() {
+  std::vector<std::pair<std::shared_ptr<Group>, Failure>> news;
+  {
+    const std::lock_guard lock(mutex_);
+    news.swap(outbox_);
+  }
+  for (const auto& [group, failure] : news)
+    if (group->fail(failure)) tell_peers(*group, failure);
+}
+
+void Driver::tell_peers(const Group& group, const Failure& failure) {
+  const Notice notice{group.context, failure.kind, failure.what};
+  for (int peer : group.world_ranks) {
+    if (peer == router_.rank()) continue;
+    try {
+      router_.to(peer).post_control(peer, notice.pack());
+    } catch (const Error&) {
+      // That peer cannot be reached: it will find out by its own deadline. The cause is already on its way to the caller.
+    }
+  }
+}
+
+bool Driver::read_control() {
+  ControlFrame frame;
+  bool any = false;
+  while (router_.poll_control(&frame)) {
+    any = true;
+    const Notice notice = Notice::unpack(frame.bytes);
+    const Failure failure{notice.kind, notice.what};
+    const std::lock_guard lock(mutex_);
+    const auto found = groups_.find(notice.context);
+    if (found == groups_.end()) {
+      early_[notice.context] = failure;
+    } else if (const auto group = found->second.lock()) {
+      group->fail(failure);
+    }
+  }
+  return any;
+}
+
+bool Driver::stop() {
+  {
+    std::unique_lock lock(mutex_);
+    stop_ = true;
+    more_.notify_all();
+  }
+  if (thread_.joinable()) thread_.join();
+  std::unique_lock lock(mutex_);
+  turn_.wait(lock, [this] { return !driving_; });
+  for (Task& task : inbox_) active_.push_back(std::move(task));
+  inbox_.clear();
+  for (Task& task : active_)
+    if (!task.work->done()) fail(task, ErrorKind::aborted, "the engine was shut down while it ran");
+  pending_ = 0;
+  turn_.notify_all();
+  turn_.wait(lock, [this] { return waiting_ == 0; });
+  for (Task& task : active_)
+    if (task.executor) pinned_.push_back(std::move(task));
+  active_.clear();
+  std::erase_if(pinned_, [](Task& task) {
+    try {
+      return task.executor->withdraw();
+    } catch (const Error&) {
+      return false;
+    }
+  });
+  return pinned_.empty();
+}
+
+}  // namespace pycomm

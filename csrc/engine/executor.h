@@ -1,0 +1,26 @@
+// Runs one rank's part of one operation, a little further with every advance(). It never waits itself. Used by the driver only.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace pycomm {
+
+class Executor {
+ public:
+  virtual ~Executor() = default;
+
+  // Does what can be done now; true if anything moved. Throws on a mismatch or a transport's failure.
+  virtual bool advance() = 0;
+  virtual bool finished() const = 0;
+  virtual std::int64_t bytes_sent() const = 0;  // payload, headers left out
+
+  // What it waits for: "recv from rank 1 in stage 2 of 6 (chunk 3, segment 4 of 8)".
+  virtual std::string waiting_for() const = 0;
+
+  // Gives up all messages in flight. True: no transport uses our memory any more. False: call again later; until
+  // then the executor and the caller's buffers must live.
+  virtual bool withdraw() = 0;
+};
+
+}  // namespace pycomm

@@ -1,0 +1,43 @@
+// What the operations of one communicator share.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "engine/work.h"
+
+namespace pycomm {
+
+// Threads: the constants by anyone; `running` by the driver; the failure by anyone.
+class Group {
+ public:
+  Group(std::uint32_t context, int rank, std::vector<int> world_ranks)
+      : context(context), rank(rank), world_ranks(std::move(world_ranks)) {}
+
+  const std::uint32_t context;         // unique among the communicators of any of its ranks
+  const int rank;                      // ours, in this group
+  const std::vector<int> world_ranks;  // by rank in this group
+  int running = 0;                     // collectives that have started and not finished
+
+  int size() const { return static_cast<int>(world_ranks.size()); }
+
+  std::optional<Failure> failure() const {
+    const std::lock_guard lock(mutex_);
+    return failure_;
+  }
+  // The first cause stands; true if this was it.
+  bool fail(const Failure& failure) {
+    const std::lock_guard lock(mutex_);
+    if (failure_) return false;
+    failure_ = failure;
+    return true;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::optional<Failure> failure_;
+};
+
+}  // namespace pycomm

@@ -1,0 +1,74 @@
+#include "engine/settings.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <map>
+#include <sstream>
+
+#include "core/error.h"
+
+namespace pycomm {
+namespace {
+
+double number(const std::string& value, const std::string& name, double least, double most, bool whole) {
+  char* end = nullptr;
+  const double parsed = std::strtod(value.c_str(), &end);
+  const bool good = end != value.c_str() && *end == '\0' && parsed >= least && parsed <= most &&
+                    (!whole || std::floor(parsed) == parsed);
+  PYCOMM_CHECK(good, name, " is '", value, "'; expected a ", whole ? "whole " : "", "number from ", least, " to ", most);
+  return parsed;
+}
+
+std::vector<std::string> split_list(const std::string& value) {
+  std::vector<std::string> out;
+  std::istringstream in(value);
+  for (std::string item; std::getline(in, item, ',');)
+    if (!item.empty()) out.push_back(item);
+  return out;
+}
+
+// One row per setting: the only place that knows their names, ranges and formats.
+void set(Settings& settings, const std::string& name, const std::string& value, const std::string& shown) {
+  if (name == "timeout_s") settings.timeout_s = number(value, shown, 1e-3, 1e9, false);
+  if (name == "segment_bytes") settings.segment_bytes = static_cast<std::int64_t>(number(value, shown, 0, 1 << 30, true));
+  if (name == "window") settings.window = static_cast<int>(number(value, shown, 0, 1024, true));
+  if (name == "in_flight") settings.in_flight = static_cast<int>(number(value, shown, 1, 1024, true));
+  if (name == "transports") settings.transports = split_list(value);
+}
+
+}  // namespace
+
+Settings Settings::from_environment() {
+  static const std::map<std::string, std::string> kVariables = {{"timeout_s", "PYCOMM_TIMEOUT_S"},
+                                                                {"segment_bytes", "PYCOMM_SEGMENT_BYTES"},
+                                                                {"window", "PYCOMM_WINDOW"},
+                                                                {"in_flight", "PYCOMM_IN_FLIGHT"},
+                                                                {"transports", "PYCOMM_TRANSPORTS"}};
+  Settings settings;
+  for (const auto& [name, variable] : kVariables)
+    if (const char* value = std::getenv(variable.c_str()); value && *value) set(settings, name, value, variable);
+  return settings;
+}
+
+std::string Settings::to_text() const {
+  std::ostringstream out;
+  out.precision(17);
+  out << "timeout_s=" << timeout_s << " segment_bytes=" << segment_bytes << " window=" << window
+      << " in_flight=" << in_flight << " transports=";
+  for (std::size_t i = 0; i < transports.size(); ++i) out << (i ? "," : "") << transports[i];
+  return out.str();
+}
+
+Settings Settings::from_text(const std::string& text) {
+  Settings settings;
+  std::istringstream in(text);
+  for (std::string item; in >> item;) {
+    const auto equals = item.find('=');
+    PYCOMM_CHECK(equals != std::string::npos, "settings '", text, "': expected name=value");
+    const std::string name = item.substr(0, equals);
+    if (equals + 1 < item.size()) set(settings, name, item.substr(equals + 1), name);
+  }
+  return settings;
+}
+
+}  // namespace pycomm

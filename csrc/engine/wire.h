@@ -1,0 +1,38 @@
+// The header that precedes each operation's first message to a peer. It holds the call itself, so that a rank whose call differs can
+// name both, and it is checked before a byte reaches a user's buffer.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <string>
+
+#include "core/dtype.h"
+#include "plan/spec.h"
+
+namespace pycomm {
+
+inline constexpr std::uint8_t kWireVersion = 1;
+
+struct Header {
+  std::uint8_t version = kWireVersion;
+  std::uint8_t collective = 0;
+  std::uint8_t dtype = 0;
+  std::uint8_t op = 0;
+  std::uint32_t context = 0;    // communicator
+  std::uint32_t sequence = 0;   // operation of it
+  std::uint16_t root = 0;
+  std::uint8_t codec = 0;       // index in the registry
+  std::uint8_t algorithm = 0;   // index in the registry
+  std::uint64_t count = 0;      // elements of the whole vector
+  double scale = 1.0;
+
+  bool operator==(const Header& other) const { return std::memcmp(this, &other, sizeof(Header)) == 0; }
+};
+static_assert(sizeof(Header) == 32);
+static_assert(std::endian::native == std::endian::little, "headers and elements travel as little-endian bytes");
+
+// "all_reduce(f32 × 1000, op sum, codec none, algorithm ring, root 0, scale 1), operation 7 of communicator 0"
+std::string describe(const Header& header);
+
+}  // namespace pycomm

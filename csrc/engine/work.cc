@@ -1,0 +1,24 @@
+#include "engine/work.h"
+
+namespace pycomm {
+
+void Work::abandon(const std::string& why) {
+  const auto* text = new std::string(why);
+  const std::string* none = nullptr;
+  // Release: the driver reads the text through the pointer. The first reason stands.
+  if (!abandoned_.compare_exchange_strong(none, text, std::memory_order_release, std::memory_order_relaxed)) delete text;
+}
+
+std::optional<std::string> Work::abandoned() const {
+  const std::string* why = abandoned_.load(std::memory_order_acquire);
+  return why ? std::optional(*why) : std::nullopt;
+}
+
+void Work::finish(std::optional<Failure> failure, std::int64_t bytes_sent) {
+  failure_ = std::move(failure);
+  bytes_sent_ = bytes_sent;
+  finished_ = Clock::now();
+  done_.store(true, std::memory_order_release);
+}
+
+}  // namespace pycomm

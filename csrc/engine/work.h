@@ -1,0 +1,62 @@
+// What the caller holds of an operation: its state, its outcome, when things happened.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "core/error.h"
+
+namespace pycomm {
+
+using Clock = std::chrono::steady_clock;
+
+struct Failure {
+  ErrorKind kind = ErrorKind::internal;
+  std::string what;
+};
+
+// Threads: written by the driver (before `done_` is released) and read by anyone afterwards; abandon() by anyone.
+class Work {
+ public:
+  explicit Work(std::shared_ptr<void> keepalive) : keepalive_(std::move(keepalive)), submitted_(Clock::now()) {}
+
+  bool done() const { return done_.load(std::memory_order_acquire); }
+  // Null while running and after success.
+  const Failure* failure() const { return done() && failure_ ? &*failure_ : nullptr; }
+
+  // Asks the driver to give the operation up.
+  void abandon(const std::string& why);
+  std::optional<std::string> abandoned() const;
+
+  Clock::time_point submitted() const { return submitted_; }
+  Clock::time_point started() const { return started_; }
+  Clock::time_point finished() const { return finished_; }
+  std::int64_t bytes_sent() const { return bytes_sent_; }
+
+  // Driver only.
+  void start(Clock::time_point now) { started_ = now; }
+  void finish(std::optional<Failure> failure, std::int64_t bytes_sent);
+  // Hands the caller's objects to whoever must outlive this Work (buffers that a transport still uses).
+  std::shared_ptr<void> keepalive() const { return keepalive_; }
+
+ private:
+  std::shared_ptr<void> keepalive_;  // the caller's objects whose memory the operation uses
+  Clock::time_point submitted_;
+  Clock::time_point started_{};
+  Clock::time_point finished_{};
+  std::int64_t bytes_sent_ = 0;
+  std::optional<Failure> failure_;
+  std::atomic<bool> done_{false};
+  std::atomic<const std::string*> abandoned_{nullptr};
+
+ public:
+  ~Work() { delete abandoned_.load(); }
+  Work(const Work&) = delete;
+  Work& operator=(const Work&) = delete;
+};
+
+}  // namespace pycomm

@@ -1,0 +1,120 @@
+// A plan is what one rank does in a collective: stages of steps on numbered chunks. It knows no pointer, no
+// transport and no element type, so one plan serves all of them, and plan/verify.h can prove it.
+//
+// Words
+//   chunk    one numbered part of the vector. Chunk numbers mean the same elements on all ranks and in all
+//            buffers. A plan cuts the vector in `chunks` parts (core/partition.h); for reduce_scatter and
+//            all_gather that is the number of ranks, and chunk r is rank r's part.
+//   buffer   input and output are the caller's; they may be the same memory, and a plan must be right either
+//            way. A scratch buffer is a slot that holds one chunk at a time, of any number.
+//            input holds every chunk (all_reduce, reduce_scatter, broadcast) or only chunk `rank` (all_gather);
+//            output holds every chunk, or only chunk `rank` (reduce_scatter). For broadcast, input and
+//            output are always the same memory, and plans name it output.
+//   segment  what travels in one message. The executor cuts chunks into segments; plans never see them.
+//
+// Order
+//   Steps of one stage are concurrent: none may write what another reads or writes, except recv_reduces into one
+//   place, which apply in the listed order. Between stages the executor makes a step wait, segment by segment, for earlier steps
+//   that touch the same (buffer, chunk); there is no barrier between stages. Scratch slots conflict whatever
+//   the chunk. The messages from one rank to another travel in the order (stage, position in stage), and are received in that order.
+//
+// Numbers
+//   Reading the *input* in a reducing collective is taking this rank's contribution: the executor scales there when
+//   contributions are to be scaled before they are summed. So a plan reads each element of its own input into the sum
+//   once per destination that it reaches, never twice for one.
+//   `final` marks the step after which its dst holds the complete reduction: results are scaled there.
+//   `publish` marks sends of a finished value that the receivers keep as it is: with a lossy codec the sender
+//   replaces its own chunk by what the receivers decode, so that all ranks end with the same bits.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/registry.h"
+#include "plan/spec.h"
+
+namespace pycomm {
+
+enum class Op : std::uint8_t {
+  send,         // src -> peer
+  recv,         // peer -> dst
+  recv_reduce,  // dst = src (+) what peer sends; src may equal dst
+  copy,         // src -> dst
+  reduce,       // dst = sources[0] (+) sources[1] (+) ...
+  // For peers whose memory is addressable:
+  meet,         // wait until every peer has come here too; the first one exchanges where the buffers are
+  reduce_from,  // dst = reduction, in order of rank, of `src` of all `peers` (own rank included)
+  store_to,     // src -> dst of each of `peers`
+};
+inline constexpr std::array<std::string_view, 8> kOpNames = {"send",   "recv", "recv_reduce", "copy",
+                                                             "reduce", "meet", "reduce_from", "store_to"};
+constexpr std::string_view name_of(Op op) { return kOpNames[static_cast<int>(op)]; }
+
+struct Buffer {
+  int id = 0;  // 0 input, 1 output, 2 + i scratch slot i
+  bool operator==(const Buffer&) const = default;
+};
+inline constexpr Buffer kInput{0};
+inline constexpr Buffer kOutput{1};
+constexpr Buffer scratch(int slot) { return Buffer{2 + slot}; }
+constexpr bool is_scratch(Buffer buffer) { return buffer.id >= 2; }
+
+struct Step {
+  Op op = Op::copy;
+  std::vector<int> peers = {};  // one for send, recv, recv_reduce; several for meet, reduce_from, store_to
+  int chunk = 0;
+  Buffer src = kInput;
+  Buffer dst = kOutput;
+  std::vector<Buffer> sources = {};  // of reduce
+  bool final = false;
+  bool publish = false;
+};
+
+struct Stage {
+  std::vector<Step> steps;
+};
+
+struct Plan {
+  int chunks = 1;
+  std::vector<Stage> stages = {};
+
+  Stage& add_stage() { return stages.emplace_back(); }
+};
+
+// Short forms, so that an algorithm reads like its description.
+Step send(int peer, int chunk, Buffer src);
+Step recv(int peer, int chunk, Buffer dst);
+Step recv_reduce(int peer, int chunk, Buffer src, Buffer dst);
+Step copy(int chunk, Buffer src, Buffer dst);
+Step reduce(int chunk, Buffer dst, std::vector<Buffer> sources);
+Step meet(std::vector<int> peers);
+Step reduce_from(std::vector<int> peers, int chunk, Buffer src, Buffer dst);
+Step store_to(std::vector<int> peers, int chunk, Buffer src, Buffer dst);
+Step as_final(Step step);
+Step published(Step step);
+
+// For error messages and for people: one line per step.
+std::string to_text(Buffer buffer);
+std::string to_text(const Step& step);
+std::string to_text(const Plan& plan);
+
+// An algorithm serves one collective; its name is unique within it, and `name` is "collective:name".
+struct Algorithm {
+  std::string name;  // "all_reduce:ring"
+  std::string summary;
+  Plan (*plan)(const Spec& spec) = nullptr;
+  bool (*supports)(int size) = nullptr;   // null: every size
+  // Elements that the busiest rank sends, as a fraction of the vector (the theory, which verify holds the plan to); 0 for
+  // a barrier. With mapped steps, the fraction stored to peers plus the fraction read from them.
+  double (*volume)(int size) = nullptr;
+  bool lossy_codecs = true;  // all ranks end with equal bits under a lossy codec
+  bool mapped = false;       // needs peers whose memory is addressable
+};
+
+// The algorithm of that short name ("ring"), or InvalidArgument listing those that serve the collective.
+const Algorithm& algorithm_named(Collective collective, std::string_view short_name);
+std::vector<const Algorithm*> algorithms_for(Collective collective);
+std::string short_name(const Algorithm& algorithm);
+Collective collective_of(const Algorithm& algorithm);
+
+}  // namespace pycomm

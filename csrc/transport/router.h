@@ -1,0 +1,44 @@
+// Gives each pair of ranks its best transport: the one of highest priority that both ends say they can use.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bootstrap/bootstrap.h"
+#include "transport/transport.h"
+
+namespace pycomm {
+
+class Router {
+ public:
+  // Collective. Opens the named transports (empty: all that work here), publishes addresses, connects every pair. Throws TransportError naming the
+  // pairs that nothing connects, and why each transport is missing.
+  static std::unique_ptr<Router> connect(const Environment& environment, Bootstrap& bootstrap,
+                                         const std::vector<std::string>& allowed, double timeout_s);
+
+  Transport& to(int peer) const { return *transports_[route_[peer]].transport; }
+  const std::string& name_to(int peer) const { return transports_[route_[peer]].name; }
+  // As the transport says, unless settings override it.
+  Pacing pacing(int peer) const;
+  void set_pacing(std::int64_t segment_bytes, int window);  // 0: as the transport says
+
+  // The one PeerMemory through which all of these (but ourselves) are addressable; null when there is none.
+  PeerMemory* peer_memory(const std::vector<int>& ranks) const;
+
+  bool poll_control(ControlFrame* frame) const;
+  int rank() const { return rank_; }
+
+ private:
+  struct Open {
+    std::string name;
+    std::unique_ptr<Transport> transport;
+  };
+  int rank_ = 0;
+  std::vector<Open> transports_;
+  std::vector<int> route_;  // by peer; our own entry is unused
+  std::int64_t segment_bytes_ = 0;
+  int window_ = 0;
+};
+
+}  // namespace pycomm

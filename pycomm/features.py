@@ -1,0 +1,44 @@
+"""What this build of pycomm and this machine can do."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+from pycomm import _core
+
+
+def info() -> dict[str, Any]:
+    """Versions, MPI, instruction sets, transports, algorithms, codecs. Starts no MPI; does not block."""
+    mpi = _core.mpi_info()
+    return {
+        "pycomm": _core.__version__,
+        "python": platform.python_version(),
+        "mpi": mpi["version"].strip("\0 \n").splitlines()[0],
+        "mpi_path": mpi["path"],
+        "mpi_ulfm": mpi["ulfm"],
+        "mpi_thread_level": mpi["thread_level"],
+        "isa": _core.isa(),
+        "isas": _core.available_isas(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "transports": _core.transports(),
+        "algorithms": _core.algorithms(),
+        "codecs": _core.codecs(),
+        "missing": _missing(mpi),
+    }
+
+
+def _missing(mpi: dict[str, Any]) -> dict[str, str]:
+    """What a build or a machine can lack, and why it does here."""
+    out = {}
+    if not mpi["ulfm"]:
+        out["ulfm"] = "this MPI library has no MPIX_Comm_revoke; Open MPI 5 has"
+    for isa in ("avx2", "avx512"):
+        if isa not in _core.available_isas():
+            out[isa] = "this processor or its operating system does not offer it"
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        out["torch"] = "not installed: pip install 'pycomm[trainer]'"
+    return out

@@ -1,0 +1,165 @@
+"""Starting and ending: how a process becomes a rank.
+
+`init()` connects this process with the others that the launcher started; nothing happens at import. At exit, a healthy process lets
+MPI finalize; one whose communicator broke, or that ends by an uncaught exception, ends the whole job with `MPI_Abort`, because finalizing would wait for peers that wait for it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import warnings
+from typing import Any
+
+import numpy as np
+
+from pycomm import _core
+from pycomm.communicator import Communicator, World
+from pycomm.errors import Aborted, InvalidArgument, TransportError
+
+# Variables by which launchers say how many processes they started.
+_SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS")
+
+_lock = threading.Lock()
+_world: Communicator | None = None
+_pid = 0  # of the process that called init()
+
+
+def init(comm: Any = None) -> Communicator:
+    """Connect with all other ranks and return their communicator. Blocks; all ranks call it; a second call returns the same one.
+
+    comm: an mpi4py communicator to stand on; None is the world of `mpirun`, or this process alone where no launcher started it.
+    Starts MPI (through mpi4py) only under a launcher. Raises TransportError when the launcher and the MPI library do not belong
+    together, or when MPI lacks MPI_THREAD_MULTIPLE; Aborted in a process forked from one that had called init().
+
+    >>> comm = pycomm.init()
+    >>> comm.rank, comm.size
+    (0, 1)
+    """
+    global _world, _pid
+    with _lock:
+        if _world is not None:
+            if _pid != os.getpid():
+                raise Aborted("this process was forked from one that had called pycomm.init(); start it before, or by 'spawn'")
+            return _world
+        if comm is None and not _under_launcher():
+            communicator = _connect(0, 1, {}, [0])
+        else:
+            communicator = _connect_mpi(comm)
+        _world, _pid = communicator, os.getpid()
+        atexit.register(_at_exit)
+        return communicator
+
+
+def is_initialized() -> bool:
+    """Whether init() was called and shutdown() not."""
+    return _world is not None
+
+
+def shutdown() -> None:
+    """Disconnect. Pending operations fail with `Aborted`. Called at exit by itself; calling it twice is fine."""
+    global _world
+    with _lock:
+        world, _world = _world, None
+    if world is not None and _pid == os.getpid():
+        atexit.unregister(_at_exit)
+        world._world.engine.close()
+
+
+def abort(code: int = 1) -> None:
+    """End all processes of the job with exit status `code`, without cleaning up. Does not return."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    _core.mpi_abort(code)
+    os._exit(code)
+
+
+def _at_exit() -> None:
+    if _world is None or _pid != os.getpid():
+        return
+    # Set by the interpreter when it printed an uncaught exception.
+    crashed = getattr(sys, "last_value", None) is not None
+    broken = _world.broken is not None
+    clean = _world._world.engine.close()
+    if _world.size > 1 and (crashed or broken or not clean):
+        abort(1)
+
+
+def _under_launcher() -> bool:
+    mpi4py = sys.modules.get("mpi4py.MPI")
+    if mpi4py is not None and mpi4py.Is_initialized() and not mpi4py.Is_finalized():
+        return True
+    return any(name in os.environ for name in _SIZE_VARIABLES) or "PMIX_RANK" in os.environ
+
+
+def _connect_mpi(comm: Any) -> Communicator:
+    # One libmpi for mpi4py and for us.
+    os.environ.setdefault("MPI4PY_LIBMPI", _core.libmpi_path())
+    from mpi4py import MPI
+
+    theirs, ours = MPI.Get_library_version().strip("\0 \n"), _core.mpi_info()["version"].strip("\0 \n")
+    if theirs != ours:
+        raise TransportError(
+            f"mpi4py runs on '{theirs}', pycomm on '{ours}': they must share one MPI library. "
+            "Import pycomm before mpi4py, or rebuild one of them."
+        )
+    if comm is None:
+        comm = MPI.COMM_WORLD
+    elif not isinstance(comm, MPI.Comm):
+        raise InvalidArgument(f"comm is a {type(comm).__name__}; expected an mpi4py communicator")
+    _check_launcher(MPI.COMM_WORLD.Get_size(), ours)
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    leader = node.bcast(comm.Get_rank(), root=0)
+    node.Free()
+    nodes = comm.allgather(leader)
+    return _connect(comm.Get_rank(), comm.Get_size(), {"mpi": comm.py2f()}, nodes)
+
+
+def _check_launcher(size: int, library: str) -> None:
+    if size > 1:
+        return
+    for name in _SIZE_VARIABLES:
+        value = os.environ.get(name, "1")
+        if value.isdigit() and int(value) > 1:
+            raise TransportError(
+                f"the launcher started {value} processes ({name}), but MPI sees only one: this mpirun does not belong to the MPI "
+                f"library in use, '{library.splitlines()[0]}' at {_core.libmpi_path()}. "
+                "Use `python -m pycomm.launch`, which finds the right one."
+            )
+
+
+def _connect(rank: int, size: int, handles: dict[str, int], nodes: list[int]) -> Communicator:
+    cores = _own_cores(nodes.count(nodes[rank]))
+    engine = _core.Engine.create(rank, size, handles, _wants_thread(size, cores), [])
+    for warning in engine.warnings:
+        warnings.warn(warning, stacklevel=4)
+    if rank == 0:
+        _warn_about_cores(cores, size)
+    return Communicator(_core.Communicator(engine), World(engine, nodes, cores))
+
+
+def _own_cores(local_size: int) -> int:
+    """Cores this process may use, shared with its neighbours where the launcher did not bind them apart."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    bound = allowed < (os.cpu_count() or 1)
+    return allowed if bound else max(1, allowed // local_size)
+
+
+def _wants_thread(size: int, cores: int) -> bool:
+    choice = os.environ.get("PYCOMM_PROGRESS", "auto")
+    if choice not in ("auto", "thread", "inline"):
+        raise InvalidArgument(f"PYCOMM_PROGRESS is '{choice}'; expected auto, thread or inline")
+    return size > 1 and (choice == "thread" or (choice == "auto" and cores > 1))
+
+
+def _warn_about_cores(cores: int, size: int) -> None:
+    torch = sys.modules.get("torch")
+    threads = int(torch.get_num_threads()) if torch is not None and size > 1 else 1
+    if threads > cores:
+        warnings.warn(
+            f"each rank computes with {threads} threads on {cores} core{'s' if cores > 1 else ''}: set OMP_NUM_THREADS={cores} or "
+            f"torch.set_num_threads({cores})",
+            stacklevel=5,
+        )

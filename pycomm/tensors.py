@@ -1,0 +1,42 @@
+"""Arrays of every kind. The engine takes torch tensors and objects with the buffer protocol; this file adds DLPack and makes results
+of the kind that was passed in."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+
+def _is_torch(x: Any) -> bool:
+    return hasattr(x, "data_ptr") and hasattr(x, "new_empty")
+
+
+def as_memory(x: Any) -> Any:
+    """`x` itself where the engine can take it, else a NumPy view of it by DLPack (which copies nothing)."""
+    if isinstance(x, np.ndarray) or _is_torch(x) or not hasattr(x, "__dlpack__"):
+        return x
+    return np.from_dlpack(x)
+
+
+def new_like(x: Any, shape: tuple[int, ...]) -> Any:
+    """An uninitialised array of x's kind and dtype: a tensor for a tensor, else a NumPy array."""
+    if _is_torch(x):
+        return x.new_empty(shape)
+    return np.empty(shape, dtype=np.asarray(x).dtype)
+
+
+def shape_of(x: Any) -> tuple[int, ...]:
+    """The shape of a tensor, an array or a buffer."""
+    return tuple(x.shape) if hasattr(x, "shape") else np.asarray(x).shape
+
+
+def count_of(x: Any) -> int:
+    """The number of elements."""
+    return math.prod(shape_of(x))
+
+
+def part_count(count: int, parts: int, part: int) -> int:
+    """How many elements part `part` has when `count` are cut as numpy.array_split cuts them."""
+    return count // parts + (1 if part < count % parts else 0)

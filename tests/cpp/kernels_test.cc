@@ -1,0 +1,629 @@
+// Every entry of every instruction set's table: against the scalar table bit for bit, and the results
+// themselves against oracles that share no code with the kernels.
+#include "kernels/kernels.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+#include "check.h"
+#include "core/error.h"
+
+namespace pycomm {
+namespace {
+
+constexpr std::array kOps = {ReduceOp::sum, ReduceOp::prod, ReduceOp::min, ReduceOp::max};
+constexpr std::array kDTypes = {DType::f64, DType::f32, DType::f16, DType::bf16,
+                                DType::i64, DType::i32, DType::u8,  DType::i8};
+constexpr std::array kFloats = {DType::f64, DType::f32, DType::f16, DType::bf16};
+
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : state_(seed) {}
+  std::uint64_t bits() {  // splitmix64
+    std::uint64_t z = (state_ += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
+  std::int64_t below(std::int64_t n) {
+    return static_cast<std::int64_t>(bits() % static_cast<std::uint64_t>(n));
+  }
+
+ private:
+  std::uint64_t state_;
+};
+
+using Bits = std::vector<std::uint64_t>;  // elements of any type, in the low bits
+using Bytes = std::vector<std::byte>;
+
+// A floating format as IEEE 754 lays it out.
+struct Format {
+  int exponent_bits;
+  int fraction_bits;
+
+  int width() const { return 1 + exponent_bits + fraction_bits; }
+  std::uint64_t sign() const { return std::uint64_t{1} << (width() - 1); }
+  std::uint64_t infinity() const { return ((std::uint64_t{1} << exponent_bits) - 1) << fraction_bits; }
+  std::uint64_t nan() const { return infinity() | (std::uint64_t{1} << (fraction_bits - 1)); }
+  bool is_nan(std::uint64_t bits) const { return (bits & (sign() - 1)) > infinity(); }
+
+  double value(std::uint64_t bits) const {
+    const int bias = (1 << (exponent_bits - 1)) - 1;
+    const double fraction = static_cast<double>(bits & ((std::uint64_t{1} << fraction_bits) - 1));
+    const int exponent = static_cast<int>((bits & infinity()) >> fraction_bits);
+    const double hidden = exponent == 0 ? 0 : std::ldexp(1.0, fraction_bits);
+    double magnitude = std::ldexp(hidden + fraction, std::max(exponent, 1) - bias - fraction_bits);
+    if ((bits & infinity()) == infinity()) magnitude = std::numeric_limits<double>::infinity();
+    if (is_nan(bits)) magnitude = std::numeric_limits<double>::quiet_NaN();
+    return (bits & sign()) != 0 ? -magnitude : magnitude;
+  }
+
+  // The pattern nearest to x, ties to even, found by bisection among all finite ones. NaN is the canonical
+  // one.
+  std::uint64_t nearest(double x) const {
+    if (std::isnan(x)) return nan();
+    const std::uint64_t signed_zero = std::signbit(x) ? sign() : 0;
+    std::uint64_t low = 0;  // the last pattern with value <= |x|; infinity counts as the next power of two
+    std::uint64_t high = infinity() + 1;
+    while (high - low > 1) {
+      const std::uint64_t middle = low + (high - low) / 2;
+      (edge(middle) <= std::abs(x) ? low : high) = middle;
+    }
+    if (low == infinity()) return signed_zero | low;
+    const double tie = (edge(low) + edge(low + 1)) / 2;
+    const bool up = std::abs(x) > tie || (std::abs(x) == tie && low % 2 == 1);
+    return signed_zero | (low + (up ? 1 : 0));
+  }
+
+  double edge(std::uint64_t bits) const {
+    return bits == infinity() ? 2 * std::ldexp(1.0, std::ilogb(value(bits - 1))) : value(bits);
+  }
+};
+
+Format format_of(DType dtype) {
+  switch (dtype) {
+    case DType::f64:
+      return {11, 52};
+    case DType::f32:
+      return {8, 23};
+    case DType::f16:
+      return {5, 10};
+    case DType::bf16:
+      return {8, 7};
+    default:
+      throw Error(ErrorKind::internal, "not a floating type");
+  }
+}
+
+Bytes pack(const Bits& values, DType dtype) {
+  const auto size = static_cast<std::size_t>(size_of(dtype));
+  Bytes out(values.size() * size);
+  for (std::size_t i = 0; i < values.size(); ++i)
+    std::memcpy(out.data() + i * size, &values[i], size);  // little endian
+  return out;
+}
+
+Bits unpack(const Bytes& bytes, DType dtype) {
+  const auto size = static_cast<std::size_t>(size_of(dtype));
+  Bits out(bytes.size() / size);
+  for (std::size_t i = 0; i < out.size(); ++i) std::memcpy(&out[i], bytes.data() + i * size, size);
+  return out;
+}
+
+std::uint64_t bits_of(double x) {
+  std::uint64_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return bits;
+}
+
+// Zeros, denormals, extremes, infinities and NaNs (quiet and signalling, both signs, with payloads).
+Bits special_values(DType dtype) {
+  if (!is_floating(dtype)) {
+    const std::uint64_t top = std::uint64_t{1} << (8 * size_of(dtype) - 1);
+    return {0, 1, 2, top - 1, top, top + 1, 2 * top - 1, 2 * top - 2};
+  }
+  const Format f = format_of(dtype);
+  const std::uint64_t one = std::uint64_t{1} << f.fraction_bits;
+  Bits out = {0,
+              1,
+              one - 1,
+              one,
+              one + 1,
+              f.nearest(1.0),
+              f.infinity() - 1,
+              f.infinity(),
+              f.nan(),
+              f.infinity() + 1,
+              f.nan() + 5};
+  for (std::size_t i = 0, n = out.size(); i < n; ++i) out.push_back(out[i] | f.sign());
+  return out;
+}
+
+// Half of them special or of random bits, half of them near 1, where sums round.
+Bits random_values(DType dtype, std::int64_t count, Random& random) {
+  const Bits special = special_values(dtype);
+  const std::uint64_t mask = ~std::uint64_t{0} >> (64 - 8 * size_of(dtype));
+  Bits out;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto kind = random.below(4);
+    std::uint64_t bits = random.bits() & mask;
+    if (kind == 0)
+      bits = special[static_cast<std::size_t>(random.below(static_cast<std::int64_t>(special.size())))];
+    if (kind >= 2 && is_floating(dtype)) {
+      const Format f = format_of(dtype);
+      const std::uint64_t fraction = bits & ((std::uint64_t{1} << f.fraction_bits) - 1);
+      bits =
+          (bits & f.sign()) | (f.nearest(std::ldexp(1.0, static_cast<int>(random.below(9)) - 4)) + fraction);
+    }
+    out.push_back(bits);
+  }
+  return out;
+}
+
+// One entry of the tables, with scales.
+struct Case {
+  std::string name;
+  DType dst;
+  DType a;
+  DType b;
+  int operands;  // 1: b is not read
+  std::function<void(const Kernels&, void* dst, const void* a, const void* b, std::int64_t count)> run;
+};
+
+constexpr double kFactors[] = {1.0, 0.3};
+
+std::vector<Case> reduce_cases(DType dtype, ReduceOp op) {
+  std::vector<Case> out;
+  for (double before : kFactors)
+    for (double after : kFactors)
+      out.push_back({text("reduce ", name_of(dtype), " ", name_of(op), " ", before, " ", after), dtype, dtype,
+                     dtype, 2,
+                     [=](const Kernels& k, void* dst, const void* a, const void* b, std::int64_t count) {
+                       k.reduce[index_of(dtype)][index_of(op)](dst, a, b, count, {before, after});
+                     }});
+  return out;
+}
+
+std::vector<Case> decode_reduce_cases(DType acc, DType wire, ReduceOp op) {
+  std::vector<Case> out;
+  for (double before : kFactors)
+    for (double after : kFactors)
+      out.push_back({text("decode_reduce ", name_of(acc), " ", name_of(wire), " ", name_of(op), " ", before,
+                          " ", after),
+                     acc, acc, wire, 2,
+                     [=](const Kernels& k, void* dst, const void* a, const void* b, std::int64_t count) {
+                       const auto& of_wire = k.decode_reduce[wire == DType::bf16 ? 1 : 0];
+                       of_wire[acc == DType::f32 ? 1 : 0][index_of(op)](dst, a, b, count, {before, after});
+                     }});
+  return out;
+}
+
+std::vector<Case> cast_cases(DType from, DType to) {
+  std::vector<Case> out;
+  for (double factor : kFactors)
+    out.push_back({text("cast ", name_of(from), " ", name_of(to), " ", factor), to, from, from, 1,
+                   [=](const Kernels& k, void* dst, const void* a, const void*, std::int64_t count) {
+                     k.cast[index_of(from)][index_of(to)](dst, a, count, factor);
+                   }});
+  return out;
+}
+
+std::vector<Case> scale_cases(DType dtype) {
+  std::vector<Case> out;
+  for (double factor : kFactors)
+    out.push_back({text("scale ", name_of(dtype), " ", factor), dtype, dtype, dtype, 1,
+                   [=](const Kernels& k, void* dst, const void* a, const void*, std::int64_t count) {
+                     k.scale[index_of(dtype)](dst, a, count, factor);
+                   }});
+  return out;
+}
+
+std::vector<Case> divide_cases(DType dtype) {
+  std::vector<Case> out;
+  for (std::int64_t divisor : {1, 3, 128})
+    out.push_back({text("divide ", name_of(dtype), " ", divisor), dtype, dtype, dtype, 1,
+                   [=](const Kernels& k, void* dst, const void* a, const void*, std::int64_t count) {
+                     k.divide[index_of(dtype)](dst, a, count, divisor);
+                   }});
+  return out;
+}
+
+std::vector<Case> all_cases() {
+  std::vector<Case> out;
+  const auto add = [&out](std::vector<Case> more) {
+    std::move(more.begin(), more.end(), std::back_inserter(out));
+  };
+  for (DType dtype : kDTypes) {
+    for (ReduceOp op : kOps) add(reduce_cases(dtype, op));
+    add(is_floating(dtype) ? scale_cases(dtype) : divide_cases(dtype));
+  }
+  for (DType from : kFloats)
+    for (DType to : kFloats) add(cast_cases(from, to));
+  for (DType acc : {DType::f64, DType::f32})
+    for (DType wire : {DType::f16, DType::bf16})
+      for (ReduceOp op : kOps) add(decode_reduce_cases(acc, wire, op));
+  return out;
+}
+
+// Memory with room for 64 different alignments, and guard bytes around what is used.
+class Arena {
+ public:
+  std::byte* place(const Bytes& contents, std::int64_t offset) {
+    std::memset(bytes_, kGuard, kSize);
+    return std::copy(contents.begin(), contents.end(), bytes_ + 64 + offset) - contents.size();
+  }
+  bool holds_only(const std::byte* at, const Bytes& contents) const {
+    static const Bytes guards(kSize, std::byte{kGuard});
+    const auto before = static_cast<std::size_t>(at - bytes_);
+    const auto used = before + contents.size();
+    return std::memcmp(bytes_, guards.data(), before) == 0 &&
+           std::memcmp(bytes_ + used, guards.data(), kSize - used) == 0 &&
+           std::equal(contents.begin(), contents.end(), at);
+  }
+
+ private:
+  static constexpr unsigned char kGuard = 0xa5;
+  static constexpr std::size_t kSize = 64 + 64 + 257 * 8 + 64;
+  alignas(64) std::byte bytes_[kSize];
+};
+
+Bytes run_scalar(const Case& c, const Bytes& a, const Bytes& b, std::int64_t count) {
+  Bytes out(static_cast<std::size_t>(count * size_of(c.dst)));
+  c.run(*available_kernels().front(), out.data(), a.data(), b.data(), count);
+  return out;
+}
+
+Bits run(const Kernels& table, const Case& c, const Bits& a, const Bits& b) {
+  Bytes out(a.size() * static_cast<std::size_t>(size_of(c.dst)));
+  c.run(table, out.data(), pack(a, c.a).data(), pack(b, c.b).data(), static_cast<std::int64_t>(a.size()));
+  return unpack(out, c.dst);
+}
+
+void compare_with_scalar(const Kernels& table, const Case& c) {
+  Random random(7);
+  Arena to, first, second;
+  for (std::int64_t count = 0; count <= 257; ++count) {
+    const Bytes a = pack(random_values(c.a, count, random), c.a);
+    const Bytes b = pack(random_values(c.b, count, random), c.b);
+    const Bytes expected = run_scalar(c, a, b, count);
+    const auto place_a = [&] { return first.place(a, random.below(64)); };
+    const auto place_b = [&] { return second.place(b, random.below(64)); };
+    const auto check_result = [&](const std::byte* dst, const char* where) {
+      if (!to.holds_only(dst, expected))
+        check::fail(__FILE__, __LINE__, table.isa, " differs from scalar: ", c.name, ", ", where, ", count ",
+                    count);
+      ++check::checks();
+    };
+    for (int k = 0; k < 4; ++k) {
+      std::byte* dst = to.place(Bytes(expected.size()), random.below(64));
+      c.run(table, dst, place_a(), place_b(), count);
+      check_result(dst, "apart");
+    }
+    if (c.dst == c.a) {
+      std::byte* dst = to.place(a, random.below(64));
+      c.run(table, dst, dst, place_b(), count);
+      check_result(dst, "over a");
+    }
+    if (c.operands == 2 && c.dst == c.b) {
+      std::byte* dst = to.place(b, random.below(64));
+      c.run(table, dst, place_a(), dst, count);
+      check_result(dst, "over b");
+    }
+  }
+}
+
+// What the tables promise of one element, in plain double arithmetic. f32 sums and products are exact or
+// correctly rounded there: a double holds the product of two f32, and for a sum is wide enough that rounding
+// twice is innocuous.
+double reference(ReduceOp op, double a, double b) {
+  if (std::isnan(a) || std::isnan(b)) return std::numeric_limits<double>::quiet_NaN();
+  const bool a_first = a < b || (a == b && std::signbit(a));
+  if (op == ReduceOp::sum) return a + b;
+  if (op == ReduceOp::prod) return a * b;
+  return a_first == (op == ReduceOp::min) ? a : b;
+}
+
+// As reference(), rounded to f32 after each step where that is the accumulation type.
+double reference(ReduceOp op, double a, double b, Scales scales, bool wide) {
+  const Format f32 = format_of(DType::f32);
+  const auto rounded = [&](double x) { return wide ? x : f32.value(f32.nearest(x)); };
+  const double before = rounded(scales.a);
+  const double after = rounded(scales.result);
+  return rounded(rounded(reference(op, rounded(a * before), b)) * after);
+}
+
+void check_reduction(const Case& c, ReduceOp op, Scales scales) {
+  Random random(11);
+  const bool wide = c.a == DType::f64;
+  const Bits a = random_values(c.a, 3000, random);
+  const Bits b = random_values(c.b, 3000, random);
+  const Bits out = run(*available_kernels().front(), c, a, b);
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const double x = format_of(c.a).value(a[i]);
+    const double y = format_of(c.b).value(b[i]);
+    const std::uint64_t expected = format_of(c.dst).nearest(reference(op, x, y, scales, wide));
+    CHECK_EQ(out[i], expected, c.name, ": ", x, ", ", y);
+  }
+}
+
+// Where rounding to `to` is hardest: its values, the ties between them and the neighbours of the ties in
+// `from`.
+Bits around_ties(DType from, DType to) {
+  const Format wide = format_of(from);
+  const Format narrow = format_of(to);
+  Bits out;
+  const auto add = [&](double x) {
+    const std::uint64_t bits = wide.nearest(x);
+    for (std::uint64_t near : {bits - 1, bits, bits + 1}) {
+      out.push_back(near);
+      out.push_back(near | wide.sign());
+    }
+  };
+  for (std::uint64_t low = 0; low < narrow.infinity(); ++low) {
+    if (low > 0) add(narrow.edge(low));
+    add((narrow.edge(low) + narrow.edge(low + 1)) / 2);
+  }
+  add(narrow.edge(narrow.infinity()));
+  return out;
+}
+
+void check_cast(DType from, DType to, const Bits& inputs) {
+  const Case c = cast_cases(from, to).front();
+  Bits expected;
+  for (std::uint64_t x : inputs) expected.push_back(format_of(to).nearest(format_of(from).value(x)));
+  for (const Kernels* table : available_kernels()) {
+    const Bits out = run(*table, c, inputs, inputs);
+    for (std::size_t i = 0; i < inputs.size(); ++i)
+      CHECK_EQ(out[i], expected[i], table->isa, " ", c.name, " of ", format_of(from).value(inputs[i]));
+  }
+}
+
+std::int64_t as_signed(std::uint64_t bits, DType dtype) {
+  switch (dtype) {
+    case DType::i64:
+      return static_cast<std::int64_t>(bits);
+    case DType::i32:
+      return static_cast<std::int32_t>(bits);
+    case DType::i8:
+      return static_cast<std::int8_t>(bits);
+    default:
+      return static_cast<std::int64_t>(bits);
+  }
+}
+
+std::string output_of(const std::string& command) {
+  std::string out;
+  FILE* pipe = popen(command.c_str(), "r");
+  if (pipe == nullptr) throw Error(ErrorKind::internal, "popen failed");
+  for (int c; (c = std::fgetc(pipe)) != EOF;) out += static_cast<char>(c);
+  pclose(pipe);
+  return out;
+}
+
+constexpr const char* kChoiceTest = "kernels_in_use_are_the_widest_or_those_named_by_PYCOMM_ISA";
+
+// What kChoiceTest prints in a process of its own, as the choice is made once per process.
+std::string choice_with(const std::string& isa) {
+  const std::string program = std::filesystem::read_symlink("/proc/self/exe");
+  return output_of("PYCOMM_ISA='" + isa + "' '" + program + "' " + kChoiceTest + " 2>&1");
+}
+
+}  // namespace
+
+TEST(kernel_tables_are_complete) {
+  CHECK_EQ(std::string(available_kernels().front()->isa), "scalar");
+  for (const Kernels* table : available_kernels()) {
+    for (DType dtype : kDTypes) {
+      const int i = index_of(dtype);
+      for (ReduceOp op : kOps) CHECK(table->reduce[i][index_of(op)] != nullptr);
+      CHECK_EQ(table->scale[i] != nullptr, is_floating(dtype));
+      CHECK_EQ(table->divide[i] != nullptr, !is_floating(dtype));
+    }
+    for (auto& row : table->cast)
+      for (auto entry : row) CHECK(entry != nullptr);
+    for (auto& wire : table->decode_reduce)
+      for (auto& acc : wire)
+        for (auto entry : acc) CHECK(entry != nullptr);
+  }
+}
+
+TEST(every_isa_equals_scalar_at_every_length_and_alignment) {
+  const FloatMode mode;
+  for (const Kernels* table : available_kernels())
+    for (const Case& c : all_cases()) compare_with_scalar(*table, c);
+}
+
+TEST(kernels_decode_and_encode_all_16_bit_patterns) {
+  const FloatMode mode;
+  Bits all(65536);
+  for (std::size_t i = 0; i < all.size(); ++i) all[i] = i;
+  for (DType half : {DType::f16, DType::bf16})
+    for (DType wide : {DType::f32, DType::f64}) {
+      check_cast(half, wide, all);
+      for (const Kernels* table : available_kernels()) {
+        const Bits decoded = run(*table, cast_cases(half, wide).front(), all, all);
+        const Bits encoded = run(*table, cast_cases(wide, half).front(), decoded, decoded);
+        for (std::size_t i = 0; i < all.size(); ++i)
+          CHECK_EQ(encoded[i], format_of(half).is_nan(i) ? format_of(half).nan() : i, table->isa);
+      }
+    }
+}
+
+TEST(casts_round_once_to_nearest_even) {
+  const FloatMode mode;
+  Random random(13);
+  for (DType from : {DType::f64, DType::f32}) {
+    for (DType half : {DType::f16, DType::bf16}) check_cast(from, half, around_ties(from, half));
+    for (DType to : kFloats) {
+      if (to == from) continue;
+      check_cast(from, to, special_values(from));
+      check_cast(from, to, random_values(from, 20000, random));
+    }
+  }
+}
+
+// 1 + 2^-11 is a tie in f16. Through f32, what lies just beside it would become the tie first.
+TEST(cast_of_f64_to_f16_does_not_round_twice) {
+  const FloatMode mode;
+  const double tie = 1 + 0x1p-11;
+  const Bits inputs = {bits_of(std::nextafter(tie, 2)), bits_of(tie),     bits_of(std::nextafter(tie, 0)),
+                       bits_of(3 * 0x1p-25 + 0x1p-77),  bits_of(0x1p-25), bits_of(-0x1p-25 - 0x1p-77)};
+  const Bits expected = {0x3c01, 0x3c00, 0x3c00, 0x0002, 0x0000, 0x8001};
+  for (const Kernels* table : available_kernels()) {
+    const Bits out = run(*table, cast_cases(DType::f64, DType::f16).front(), inputs, inputs);
+    for (std::size_t i = 0; i < out.size(); ++i) CHECK_EQ(out[i], expected[i], table->isa, " ", i);
+  }
+}
+
+TEST(floating_reductions_match_plain_arithmetic) {
+  const FloatMode mode;
+  for (ReduceOp op : kOps)
+    for (std::size_t i = 0; i < 4; ++i) {
+      const Scales scales = {kFactors[i / 2], kFactors[i % 2]};
+      for (DType dtype : kFloats) check_reduction(reduce_cases(dtype, op)[i], op, scales);
+      for (DType acc : {DType::f64, DType::f32})
+        for (DType wire : {DType::f16, DType::bf16})
+          check_reduction(decode_reduce_cases(acc, wire, op)[i], op, scales);
+    }
+}
+
+TEST(min_and_max_keep_nan_and_order_zeros) {
+  const FloatMode mode;
+  for (const Kernels* table : available_kernels())
+    for (DType dtype : kFloats) {
+      const Format f = format_of(dtype);
+      const std::uint64_t signalling = f.infinity() + 1;
+      const Bits a = {0, f.sign(), f.sign(), f.nan(), signalling | f.sign(), f.infinity(), 1};
+      const Bits b = {f.sign(), 0, f.sign(), f.infinity(), 0, f.nan() | f.sign(), f.sign() | 1};
+      const Bits lower = {f.sign(), f.sign(), f.sign(), f.nan(), f.nan(), f.nan(), f.sign() | 1};
+      const Bits upper = {0, 0, f.sign(), f.nan(), f.nan(), f.nan(), 1};
+      CHECK(run(*table, reduce_cases(dtype, ReduceOp::min).front(), a, b) == lower);
+      CHECK(run(*table, reduce_cases(dtype, ReduceOp::max).front(), a, b) == upper);
+    }
+}
+
+TEST(integer_reductions_wrap_and_compare_by_sign) {
+  Random random(17);
+  for (DType dtype : {DType::i64, DType::i32, DType::u8, DType::i8}) {
+    const std::uint64_t mask = ~std::uint64_t{0} >> (64 - 8 * size_of(dtype));
+    const Bits a = random_values(dtype, 2000, random);
+    const Bits b = random_values(dtype, 2000, random);
+    for (ReduceOp op : kOps)
+      for (const Case& c : reduce_cases(dtype, op)) {
+        const Bits out = run(*available_kernels().front(), c, a, b);
+        for (std::size_t i = 0; i < out.size(); ++i) {
+          const bool a_first = as_signed(a[i], dtype) < as_signed(b[i], dtype);
+          const std::uint64_t picked = a_first == (op == ReduceOp::min) ? a[i] : b[i];
+          const std::uint64_t folded = op == ReduceOp::sum ? a[i] + b[i] : a[i] * b[i];
+          const bool folds = op == ReduceOp::sum || op == ReduceOp::prod;
+          CHECK_EQ(out[i], folds ? folded & mask : picked, c.name, ": ", a[i], ", ", b[i]);
+        }
+      }
+  }
+}
+
+TEST(integer_division_truncates_toward_zero) {
+  constexpr std::int64_t kDivisors[] = {
+      1, 2, 3, 7, 255, 256, 1000003, 0x7fffffff, 0x80000000, (1ll << 53) + 1, INT64_MAX};
+  Random random(19);
+  for (const Kernels* table : available_kernels())
+    for (DType dtype : {DType::i64, DType::i32, DType::u8, DType::i8})
+      for (std::int64_t divisor : kDivisors) {
+        const std::uint64_t mask = ~std::uint64_t{0} >> (64 - 8 * size_of(dtype));
+        Bits in = random_values(dtype, 2000, random);
+        for (std::int64_t multiple : {-3, -1, 1, 4})  // quotients that are integers, or just not
+          for (std::int64_t near : {-1, 0, 1})
+            in.push_back((static_cast<std::uint64_t>(divisor) * static_cast<std::uint64_t>(multiple) +
+                          static_cast<std::uint64_t>(near)) &
+                         mask);
+        Bytes data = pack(in, dtype);
+        table->divide[index_of(dtype)](data.data(), data.data(), static_cast<std::int64_t>(in.size()),
+                                       divisor);
+        const Bits out = unpack(data, dtype);
+        for (std::size_t i = 0; i < in.size(); ++i)
+          CHECK_EQ(as_signed(out[i], dtype), as_signed(in[i], dtype) / divisor, table->isa, " ",
+                   name_of(dtype));
+      }
+}
+
+TEST(scale_of_one_changes_no_bit) {
+  const FloatMode mode;
+  Random random(23);
+  for (const Kernels* table : available_kernels())
+    for (DType dtype : kFloats) {
+      const Bits in = random_values(dtype, 4000, random);
+      CHECK(run(*table, scale_cases(dtype).front(), in, in) == in);
+      CHECK(run(*table, cast_cases(dtype, dtype).front(), in, in) == in);
+    }
+}
+
+TEST(kernels_named_lists_what_is_available) {
+  for (const Kernels* table : available_kernels()) CHECK_EQ(&kernels_named(table->isa), table);
+  CHECK_THROWS(kernels_named("sse9"), InvalidArgument, "'sse9'");
+  CHECK_THROWS(kernels_named(""), InvalidArgument, "available: scalar");
+}
+
+TEST(kernels_in_use_are_the_widest_or_those_named_by_PYCOMM_ISA) {
+  const char* name = std::getenv("PYCOMM_ISA");
+  const bool named = name != nullptr && *name != '\0';
+  CHECK_EQ(std::string(kernels().isa), std::string(named ? name : available_kernels().back()->isa));
+}
+
+TEST(PYCOMM_ISA_is_obeyed_or_refused) {
+  CHECK(choice_with("").find("1 passed, 0 failed") != std::string::npos);
+  for (const Kernels* table : available_kernels())
+    CHECK(choice_with(table->isa).find("1 passed, 0 failed") != std::string::npos);
+  const std::string refusal = choice_with("sse9");
+  CHECK(refusal.find("PYCOMM_ISA") != std::string::npos);
+  CHECK(refusal.find("'sse9'") != std::string::npos);
+  CHECK(refusal.find("available: scalar") != std::string::npos);
+}
+
+#if defined(__x86_64__)
+TEST(float_mode_keeps_denormals_and_restores) {
+  constexpr unsigned kFlushing = 0xffc0;  // flush to zero, denormals are zero, rounding toward zero
+  const Bits tiny = {1, 0x007fffff, 0x80000001};
+  const Bits half = {0x0001, 0x03ff, 0x8001};
+  const Bits tie = {0x3f801001, 0x3f803000, 0xbf801001};  // just above 1 + 2^-11, and a tie that rounds up
+  const unsigned before = _mm_getcsr();
+  for (const Kernels* table : available_kernels()) {
+    const auto sums = [&] {
+      return run(*table, reduce_cases(DType::f32, ReduceOp::sum).front(), tiny, tiny);
+    };
+    const auto halves = [&](const Bits& in) {
+      return run(*table, cast_cases(DType::f32, DType::f16)[0], in, in);
+    };
+    _mm_setcsr(kFlushing);
+    const Bits flushed = sums();
+    Bits kept, decoded, encoded;
+    {
+      const FloatMode mode;
+      kept = sums();
+      decoded = halves(run(*table, cast_cases(DType::f16, DType::f32)[0], half, half));
+      encoded = halves(tie);
+    }
+    const unsigned after = _mm_getcsr();
+    _mm_setcsr(before);
+    CHECK((flushed == Bits{0, 0, 0x80000000}));
+    CHECK((kept == Bits{2, 0x00fffffe, 0x80000002}));
+    CHECK(decoded == half);
+    CHECK((encoded == Bits{0x3c01, 0x3c02, 0xbc01}));
+    CHECK_EQ(after & ~0x3fu, kFlushing, table->isa);  // the low bits record exceptions
+  }
+}
+#endif
+
+}  // namespace pycomm

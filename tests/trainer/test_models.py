@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from trainer.errors import TrainerError
+from trainer.models import MODELS
+from trainer.models.gpt import token_loss
+
+
+def parameter_count(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_bench_models_have_their_sizes() -> None:
+    assert parameter_count(MODELS.build("gpt")) == pytest.approx(10.8e6, rel=0.01)
+    wide = MODELS.build("mlp", hidden=[4096, 4096])
+    assert parameter_count(wide) == 784 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 10 + 10
+
+
+def test_mlp_is_784_128_10_unless_told_otherwise() -> None:
+    assert parameter_count(MODELS.build("mlp")) == 784 * 128 + 128 + 128 * 10 + 10
+    assert parameter_count(MODELS.build("mlp", inputs=3, outputs=2, hidden=[])) == 3 * 2 + 2
+    assert MODELS.build("mlp", inputs=4, hidden=5)(torch.zeros(7, 2, 2)).shape == (7, 10)
+
+
+@pytest.mark.parametrize("hidden", [[0], ["wide"], [3, -1]])
+def test_mlp_refuses_sizes_that_are_none(hidden: list) -> None:
+    with pytest.raises(TrainerError, match="model 'mlp': expected at least two sizes"):
+        MODELS.build("mlp", hidden=hidden)
+
+
+def small_gpt() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return MODELS.build("gpt", vocabulary=11, context=8, width=16, heads=2, layers=2)
+
+
+def test_gpt_does_not_look_ahead() -> None:
+    model = small_gpt()
+    tokens = torch.randint(11, (2, 8))
+    changed = tokens.clone()
+    changed[:, 5:] = (changed[:, 5:] + 1) % 11
+    before, after = model(tokens), model(changed)
+    assert torch.equal(before[:, :5], after[:, :5])
+    assert not torch.allclose(before[:, 5:], after[:, 5:])
+
+
+def test_gpt_starts_at_the_loss_of_a_guess_and_learns() -> None:
+    model = small_gpt()
+    tokens = torch.randint(11, (4, 8))
+    targets = tokens.roll(-1, dims=1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = token_loss(model(tokens), targets)
+        (loss / targets.numel()).backward()
+        optimizer.step()
+        losses.append(loss.item() / targets.numel())
+    assert losses[0] == pytest.approx(math.log(11), rel=0.05)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_gpt_refuses_what_it_cannot_hold() -> None:
+    with pytest.raises(TrainerError, match="9 tokens are more than its context of 8"):
+        small_gpt()(torch.zeros(1, 9, dtype=torch.long))
+    with pytest.raises(TrainerError, match="width 16 is not a multiple of heads 3"):
+        MODELS.build("gpt", width=16, heads=3)

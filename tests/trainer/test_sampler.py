@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trainer.errors import TrainerError
+from trainer.sampler import Sampler
+
+SIZES = [1, 2, 3, 4, 5, 8]
+
+
+def step_of(size: int, step: int, count: int = 103, global_batch: int = 10) -> list[torch.Tensor]:
+    return [Sampler(count, global_batch, 7, rank, size).batch(step).indices for rank in range(size)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("global_batch", [1, 3, 10, 103])
+def test_the_samples_of_a_step_do_not_depend_on_the_ranks(size: int, global_batch: int) -> None:
+    steps = 2 * Sampler(103, global_batch, 7).steps_per_epoch
+    for step in range(steps):
+        alone = Sampler(103, global_batch, 7).batch(step)
+        assert torch.equal(torch.cat(step_of(size, step, global_batch=global_batch)), alone.indices)
+        assert alone.global_count == len(alone.indices)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_epoch_has_every_sample_once(size: int) -> None:
+    sampler = Sampler(103, 10, 7)
+    for epoch in range(2):
+        steps = range(epoch * sampler.steps_per_epoch, (epoch + 1) * sampler.steps_per_epoch)
+        seen = torch.cat([part for step in steps for part in step_of(size, step)])
+        assert sorted(seen.tolist()) == list(range(103))
+
+
+def test_the_last_batch_of_an_epoch_is_smaller_and_says_so() -> None:
+    sampler = Sampler(103, 10, 7)
+    assert sampler.steps_per_epoch == 11
+    assert [sampler.batch(step).global_count for step in (0, 9, 10, 11)] == [10, 10, 3, 10]
+    assert [sampler.batch(step).epoch for step in (0, 10, 11)] == [0, 0, 1]
+
+
+def test_any_step_can_be_asked_for_first() -> None:
+    walked = Sampler(103, 10, 7)
+    for step in range(25):
+        expected = walked.batch(step).indices
+        assert torch.equal(Sampler(103, 10, 7).batch(step).indices, expected)
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    first, second = Sampler(103, 103, 7).batch(0).indices, Sampler(103, 103, 7).batch(1).indices
+    other = Sampler(103, 103, 8).batch(0).indices
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_more_ranks_than_samples_leave_some_without() -> None:
+    assert [len(part) for part in step_of(5, 0, count=3, global_batch=3)] == [1, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("global_batch", [0, 104])
+def test_a_batch_that_the_data_cannot_fill_is_refused(global_batch: int) -> None:
+    with pytest.raises(TrainerError, match=f"expected 1 to 103 .* got {global_batch}"):
+        Sampler(103, global_batch, 7)

@@ -1,0 +1,51 @@
+"""The training program on top of pycomm, and the parts of it that a loop of your own can use.
+
+    from trainer import DataParallel            # in your own loop
+    python -m trainer fit --help                # the program
+
+Names are loaded when first used, so that `import trainer` works without torch and a missing extra is reported
+by the name of what asked for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainer.config import FitConfig as FitConfig
+    from trainer.data import DATA as DATA
+    from trainer.data import Dataset as Dataset
+    from trainer.errors import TrainerError as TrainerError
+    from trainer.models import MODELS as MODELS
+    from trainer.strategies.data_parallel import DataParallel as DataParallel
+    from trainer.strategy import STRATEGIES as STRATEGIES
+    from trainer.strategy import Strategy as Strategy
+    from trainer.strategy import Wire as Wire
+    from trainer.train import fit as fit
+
+_HOME = {
+    "DATA": "trainer.data",
+    "DataParallel": "trainer.strategies.data_parallel",
+    "Dataset": "trainer.data",
+    "FitConfig": "trainer.config",
+    "MODELS": "trainer.models",
+    "STRATEGIES": "trainer.strategy",
+    "Strategy": "trainer.strategy",
+    "TrainerError": "trainer.errors",
+    "Wire": "trainer.strategy",
+    "fit": "trainer.train",
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'trainer' has no attribute {name!r}; it has {', '.join(sorted(_HOME))}")
+    try:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    except ModuleNotFoundError as error:
+        from trainer.errors import missing_extra
+
+        raise missing_extra(error, f"trainer.{name}") from error

@@ -1,0 +1,82 @@
+"""What a run leaves behind: metrics.jsonl, a row per step; summary.json; and a progress display. Rank 0 only.
+
+metrics.jsonl has in each row: step (from 1), epoch (from 0), loss (mean over the step's samples, before the
+update), samples (of all ranks), lr, step_ms, exposed_comm_ms, and after an evaluation `eval`. Times are
+rank 0's; step_ms is batch to update, without evaluation; exposed_comm_ms is from the end of backward to the
+last reduction.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from statistics import median
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+LINES = 10  # progress lines of a run where there is no terminal
+
+
+class Metrics:
+    """Keeps the rows; writes and shows them on rank 0. The file is whole up to the last row at any time."""
+
+    def __init__(self, out: Path, rank: int, steps: int) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._steps = steps
+        self._writes = rank == 0
+        if not self._writes:
+            return
+        out.mkdir(parents=True, exist_ok=True)
+        self._summary = out / "summary.json"
+        self._summary.unlink(missing_ok=True)
+        self._file = (out / "metrics.jsonl").open("w", buffering=1)
+        self._bar = tqdm(total=steps, unit="step", disable=None, dynamic_ncols=True)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Appends one step's row."""
+        self.rows.append(row)
+        if not self._writes:
+            return
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        if self._bar.disable:
+            self._show_line(row)
+        else:
+            self._bar.set_postfix(loss=f"{row['loss']:.4f}", **_rounded(row.get("eval", {})), refresh=False)
+            self._bar.update()
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        if self._writes:
+            self._summary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+    def timing(self) -> dict[str, float]:
+        """The timings of the run so far, for the summary."""
+        step_ms = [row["step_ms"] for row in self.rows]
+        return {
+            "step_ms_median": median(step_ms),
+            "samples_per_s": sum(row["samples"] for row in self.rows) / (sum(step_ms) / 1000),
+            "exposed_comm_ms_median": median(row["exposed_comm_ms"] for row in self.rows),
+        }
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writes:
+            self._bar.close()
+            self._file.close()
+
+    def _show_line(self, row: dict[str, Any]) -> None:
+        step = row["step"]
+        if "eval" in row or step == 1 or step == self._steps or step % max(1, self._steps // LINES) == 0:
+            shown = "".join(f"  {name} {value}" for name, value in _rounded(row.get("eval", {})).items())
+            line = f"step {step}/{self._steps}  loss {row['loss']:.4f}  {row['step_ms']:.1f} ms{shown}"
+            print(line, file=sys.stderr, flush=True)
+
+
+def _rounded(values: dict[str, float]) -> dict[str, str]:
+    return {f"eval_{name}": f"{value:.4f}" for name, value in values.items() if name != "count"}

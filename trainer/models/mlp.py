@@ -1,0 +1,34 @@
+"""A multi-layer perceptron with ReLU: 784-128-10 unless told otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from trainer.errors import TrainerError
+from trainer.models import MODELS
+
+
+class MLP(nn.Sequential):
+    """Affine layers of the given sizes (inputs first, outputs last) with a ReLU between any two."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        if len(sizes) < 2 or any(not isinstance(size, int) or size < 1 for size in sizes):
+            raise TrainerError(
+                f"model 'mlp': expected at least two sizes, each an integer of 1 or more, got {sizes}"
+            )
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(sizes):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        super().__init__(*layers[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1))
+
+
+@MODELS.register("mlp")
+def mlp(inputs: int = 784, outputs: int = 10, hidden: int | Sequence[int] = 128) -> nn.Module:
+    """`hidden`: the sizes between inputs and outputs."""
+    return MLP([inputs, *([hidden] if isinstance(hidden, int) else hidden), outputs])

@@ -1,0 +1,32 @@
+"""Optimizers by name, and the learning rate each gets when none is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.errors import TrainerError
+
+# Learning rates that train the models at hand in a few epochs, not recommendations.
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], float]] = {
+    "sgd": (torch.optim.SGD, 0.1),
+    "adagrad": (torch.optim.Adagrad, 0.01),
+    "adam": (torch.optim.Adam, 0.002),
+    "adamw": (torch.optim.AdamW, 0.002),
+}
+
+
+def make_optimizer(
+    name: str, parameters: Iterable[Tensor], lr: float | None, **options: Any
+) -> torch.optim.Optimizer:
+    """`options` are the torch class's own, such as momentum or weight_decay."""
+    if name not in OPTIMIZERS:
+        raise TrainerError(f"no optimizer {name!r}; there is {', '.join(OPTIMIZERS)}")
+    kind, default_lr = OPTIMIZERS[name]
+    try:
+        return kind(parameters, lr=default_lr if lr is None else lr, **options)
+    except (TypeError, ValueError) as error:
+        raise TrainerError(f"optimizer {name!r}: {error}") from error

@@ -1,0 +1,58 @@
+"""Which samples a rank takes in a step: a pure function of (seed, epoch, position in the epoch).
+
+An epoch is one permutation of the samples, cut into global batches; the last batch of an epoch may be
+smaller. Nothing is repeated or dropped. A rank takes part `rank` of numpy.array_split(batch, size), which
+may be empty. The samples of a step therefore do not depend on the number of ranks, and every rank knows how
+many there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.errors import TrainerError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's samples: `indices` are this rank's, `global_count` counts those of all ranks."""
+
+    epoch: int
+    indices: Tensor
+    global_count: int
+
+
+class Sampler:
+    def __init__(self, count: int, global_batch: int, seed: int, rank: int = 0, size: int = 1) -> None:
+        if not 1 <= global_batch <= count:
+            raise TrainerError(
+                f"global batch: expected 1 to {count} (the training samples), got {global_batch}"
+            )
+        self._count = count
+        self.global_batch = global_batch
+        self._seed = seed
+        self._rank = rank
+        self._size = size
+        self._epoch = -1
+        self._order = np.empty(0, dtype=np.int64)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self._count // self.global_batch)
+
+    def batch(self, step: int) -> Batch:
+        """The samples of step `step`, counted from 0."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        samples = self._permutation(epoch)[position * self.global_batch :][: self.global_batch]
+        mine = np.array_split(samples, self._size)[self._rank]
+        return Batch(epoch, torch.from_numpy(mine), len(samples))
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if epoch != self._epoch:
+            self._order = np.random.default_rng([self._seed, epoch]).permutation(self._count)
+            self._epoch = epoch
+        return self._order

@@ -1,0 +1,55 @@
+"""A model's state across ranks: rank 0's copy for everyone, and hashes that say whether copies are equal."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from pycomm import Communicator
+from trainer.errors import TrainerError
+
+
+def broadcast(tensors: Iterable[Tensor], comm: Communicator) -> None:
+    """Overwrites each tensor with rank 0's; blocks. Collective: shapes and dtypes must agree on all ranks."""
+    if comm.size == 1:
+        return
+    for tensor in tensors:
+        target = tensor.detach()
+        dense = target.contiguous()
+        # Booleans travel as bytes.
+        comm.broadcast(dense.view(torch.uint8) if dense.dtype is torch.bool else dense, root=0)
+        if dense.data_ptr() != target.data_ptr():
+            target.copy_(dense)
+
+
+def parameters_sha256(model: nn.Module) -> str:
+    """Hash of all parameters in name order: names, dtypes, shapes and bits."""
+    return _sha256(sorted(model.named_parameters()))
+
+
+def state_sha256(model: nn.Module) -> str:
+    """The same with the buffers."""
+    return _sha256(sorted([*model.named_parameters(), *model.named_buffers()]))
+
+
+def check_equal(sha256: str, comm: Communicator, what: str) -> None:
+    """Collective: raises TrainerError, on every rank, that names the ranks whose hash is not rank 0's."""
+    mine = torch.frombuffer(bytearray.fromhex(sha256), dtype=torch.uint8)
+    hashes = comm.all_gather(mine).view(comm.size, -1)
+    different = [rank for rank in range(comm.size) if not torch.equal(hashes[rank], hashes[0])]
+    if different:
+        ranks = ", ".join(map(str, different))
+        raise TrainerError(
+            f"{what} differ from rank 0's on rank {ranks} (of {comm.size}); this rank has {sha256}"
+        )
+
+
+def _sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    sha256 = hashlib.sha256()
+    for name, tensor in tensors:
+        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha256.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return sha256.hexdigest()

@@ -1,0 +1,1 @@
+"""The strategies at hand, each registered by its own file."""

@@ -1,0 +1,202 @@
+"""Data parallelism: every rank holds the model, takes its part of the batch, and gradients are summed over
+ranks.
+
+The division by the *global* count of samples makes the step independent of the number of ranks, also where
+the batch is not a multiple of it. Averaging per-rank means (`reduction="mean"`, what
+DistributedDataParallel does) is the same only if all ranks hold equally many samples.
+
+The method is that of Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training"
+(VLDB 2020): buckets in reverse order of registration, launched as backward fills them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from pycomm import Communicator
+from trainer.errors import TrainerError
+from trainer.gradients import GradientBuckets, slots_of
+from trainer.sampler import Batch
+from trainer.state import broadcast, check_equal, state_sha256
+from trainer.strategy import STRATEGIES, Overlap, Strategy, Wire
+
+
+class DataParallel(Strategy):
+    """Makes `optimizer.step()` see gradients reduced over all ranks of `comm`. The model is used as before.
+
+        with DataParallel(model, comm, optimizer, reduction="sum") as parallel:
+            for inputs, targets, global_count in batches:
+                parallel.global_count = global_count
+                optimizer.zero_grad()
+                summed_loss(model(inputs), targets).backward()
+                optimizer.step()
+
+    Construction is collective and blocks: every rank gets rank 0's parameters and buffers, and a hash is
+    compared. Afterwards every rank must reach every `optimizer.step()`, with or without a backward before
+    it. Gradients have to be zeroed or dropped after each step. Buffers follow rank 0 at each step.
+
+    Args:
+        optimizer: its step waits for the reduction, and its parameter groups do not share buckets. Without
+            one, call synchronize() after each backward.
+        reduction: "sum" divides the sum of all ranks' gradients by global_count: losses are *sums* over
+            samples. "mean" divides by the number of ranks: losses are means over the rank's samples, and
+            the result is that of one process only if all ranks have equally many.
+        global_count: samples of all ranks in a step, for "sum"; set the attribute of this name when it
+            changes.
+        codec: how gradients travel: "none", "fp16", "bf16".
+        overlap: "on" launches full buckets from within backward, "off" launches all at the step. "auto" is
+            on where pycomm has a progress thread and the rank more cores than compute threads; elsewhere it
+            would only take cycles and cache from backward.
+        bucket_bytes: a bucket is closed when the next gradient would exceed this.
+        broadcast_buffers: False leaves each rank its own buffers after the start.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        comm: Communicator,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        reduction: Literal["mean", "sum"] = "mean",
+        global_count: int | None = None,
+        codec: str | None = None,
+        overlap: Overlap = "auto",
+        bucket_bytes: int = 25 << 20,
+        broadcast_buffers: bool = True,
+    ) -> None:
+        if reduction not in ("mean", "sum"):
+            raise TrainerError(f"reduction: expected mean or sum, got {reduction!r}")
+        self._model = model
+        self._comm = comm
+        self._optimizer = optimizer
+        self._reduction = reduction
+        self._broadcast_buffers = broadcast_buffers
+        self._synchronized = False
+        self.overlap = _overlaps(overlap, comm)
+        slots = slots_of(model, optimizer)
+        self._trainable = {id(slot.parameter) for slot in slots}
+        broadcast([*model.parameters(), *model.buffers()], comm)
+        self.initial_sha256 = state_sha256(model)
+        check_equal(self.initial_sha256, comm, "the model's initial parameters and buffers")
+        self._gradients = GradientBuckets(
+            comm, slots, self.bucket_ready, bucket_bytes=bucket_bytes, codec=codec
+        )
+        if reduction == "mean":
+            self._gradients.scale = 1 / comm.size
+        self._global_count: int | None = None
+        if global_count is not None:
+            self.global_count = global_count
+        self._step_hook = optimizer.register_step_pre_hook(self._before_step) if optimizer else None
+
+    @property
+    def global_count(self) -> int | None:
+        """Samples of all ranks in the step that follows. Set it before backward, the same on all ranks."""
+        return self._global_count
+
+    @global_count.setter
+    def global_count(self, count: int) -> None:
+        if self._reduction != "sum":
+            raise TrainerError("global_count belongs to reduction 'sum'; this one is 'mean'")
+        if count < 1:
+            raise TrainerError(f"global_count: expected 1 or more, got {count}")
+        self._gradients.scale = 1 / count
+        self._global_count = count
+
+    @property
+    def bucket_times_s(self) -> list[tuple[float, float]]:
+        """By bucket of the last step: launched and reduced when, on the clock of time.monotonic()."""
+        return self._gradients.times_s
+
+    def before_forward(self, batch: Batch | None) -> None:
+        if batch is not None and self._reduction == "sum":
+            self.global_count = batch.global_count
+
+    def bucket_ready(self, bucket: int) -> None:
+        if self.overlap:
+            self._gradients.launch(bucket)
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Within it, backward only accumulates; the first backward after it reduces the accumulated sum."""
+        paused, self._gradients.paused = self._gradients.paused, True
+        try:
+            yield
+        finally:
+            self._gradients.paused = paused
+
+    def synchronize(self) -> None:
+        """Blocks until gradients are reduced; then they may be read and changed, as clipping does.
+        Collective.
+
+        `optimizer.step()` does this itself if it was not called before.
+        """
+        start = time.monotonic()
+        self._check_trainable()
+        self._gradients.reduce()
+        if self._broadcast_buffers:
+            broadcast(self._model.buffers(), self._comm)
+        self._synchronized = True
+        self.exposed_s = time.monotonic() - start
+
+    def step(self) -> None:
+        if self._optimizer is None:
+            raise TrainerError("step() needs the optimizer that DataParallel was made without")
+        self._optimizer.step()
+
+    def close(self) -> None:
+        """Removes all hooks; the model and the optimizer are as before. Does not communicate."""
+        self._gradients.close()
+        if self._step_hook is not None:
+            self._step_hook.remove()
+            self._step_hook = None
+
+    def __enter__(self) -> DataParallel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _before_step(self, _: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if any(callable(argument) for argument in [*args[1:], *kwargs.values()]):
+            raise TrainerError(
+                "optimizer.step(closure) runs backward after the reduction: call step() without one"
+            )
+        if self._gradients.open or not self._synchronized:
+            self.synchronize()
+        self._synchronized = False
+
+    def _check_trainable(self) -> None:
+        for name, parameter in self._model.named_parameters():
+            if parameter.grad is not None and id(parameter) not in self._trainable:
+                raise TrainerError(
+                    f"{name} has a gradient but needed none when DataParallel was made: make it anew"
+                )
+
+
+def _overlaps(overlap: Overlap, comm: Communicator) -> bool:
+    if overlap not in ("auto", "on", "off"):
+        raise TrainerError(f"overlap: expected auto, on or off, got {overlap!r}")
+    if overlap == "auto":
+        return comm.size > 1 and comm.progress == "thread" and comm.cores > torch.get_num_threads()
+    return overlap == "on"
+
+
+@STRATEGIES.register("data_parallel")
+def data_parallel(
+    model: nn.Module, comm: Communicator, optimizer: torch.optim.Optimizer, wire: Wire
+) -> Strategy:
+    return DataParallel(
+        model,
+        comm,
+        optimizer,
+        reduction="sum",
+        codec=wire.codec,
+        overlap=wire.overlap,
+        bucket_bytes=wire.bucket_bytes,
+    )

@@ -1,0 +1,37 @@
+"""One process, plain torch: no buckets, no hooks, nothing sent. What other strategies must equal."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from pycomm import Communicator
+from trainer.errors import TrainerError
+from trainer.sampler import Batch
+from trainer.strategy import STRATEGIES, Strategy, Wire
+
+
+@STRATEGIES.register("single")
+class Single(Strategy):
+    def __init__(
+        self, model: nn.Module, comm: Communicator, optimizer: torch.optim.Optimizer, wire: Wire
+    ) -> None:
+        if comm.size != 1:
+            raise TrainerError(
+                f"strategy 'single' trains in one process, got {comm.size} ranks; try data_parallel"
+            )
+        if wire.codec != "none":
+            raise TrainerError(f"strategy 'single' sends nothing: expected codec none, got {wire.codec}")
+        self._model = model
+        self._optimizer = optimizer
+        self._global_count = 0
+
+    def before_forward(self, batch: Batch | None) -> None:
+        if batch is not None:
+            self._global_count = batch.global_count
+
+    def step(self) -> None:
+        for parameter in self._model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(1 / self._global_count)
+        self._optimizer.step()
