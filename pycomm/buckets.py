@@ -1,7 +1,9 @@
-"""Fusing many gradients into a few flat buffers that are reduced as one (as DDP does: Li et al., VLDB 2020)."""
+"""Fusing many gradients into a few flat buffers that are reduced as one (as DDP does: Li et al., VLDB
+2020)."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +13,9 @@ import numpy as np
 from pycomm import _core
 from pycomm.communicator import Communicator
 from pycomm.errors import InvalidArgument
+from pycomm.work import wait_for
 
 ALIGNMENT = 64  # elements: where slots start
-_FOREVER_S = 1e9
 
 # Canonical names, by the names that torch and NumPy use.
 _DTYPES = {
@@ -32,7 +34,8 @@ _NUMPY = {name: np.dtype("uint16" if name == "bfloat16" else name) for name in _
 
 @dataclass(frozen=True)
 class Slot:
-    """One gradient: how many elements, of which dtype ("float32", torch.float32, numpy.float32, ...), in which optimizer group."""
+    """One gradient: how many elements, of which dtype ("float32", torch.float32, numpy.float32, ...), in
+    which optimizer group."""
 
     count: int
     dtype: Any = "float32"
@@ -42,16 +45,18 @@ class Slot:
 class Buckets:
     """The flat buffers of one model's gradients, and the rounds in which they are reduced.
 
-    slots are listed in the order in which gradients become ready. Slots of one (group, dtype) share buckets of about `bucket_bytes`; buckets
-    are ordered by the slot that fills them last, and that order is fixed for good. A round:
+    slots are listed in the order in which gradients become ready. Slots of one (group, dtype) share buckets
+    of about `bucket_bytes`; buckets are ordered by the slot that fills them last, and that order is fixed for
+    good. A round:
 
         buckets.scale = 1 / global_count            # multiplies the sums of this round
         buckets.put(i, gradient)  or  buckets.mark(i)   # for each gradient; never blocks
         buckets.flush()                             # zeros for the rest; launches what is not launched
         buckets.wait()                              # blocks; then view(i) holds the reduced gradients
 
-    launch: "full" launches each bucket as soon as it and those before it are full; "manual" leaves it to `launch()` and `flush()`.
-    Not thread-safe. The operations are collectives on `comm`: all ranks make them in the same order.
+    launch: "full" launches each bucket as soon as it and those before it are full; "manual" leaves it to
+    `launch()` and `flush()`. Not thread-safe. The operations are collectives on `comm`: all ranks make them
+    in the same order.
     """
 
     def __init__(
@@ -105,11 +110,14 @@ class Buckets:
         """The slot's memory as a torch tensor of that shape; it keeps the memory alive."""
         import torch
 
-        tensor = torch.from_numpy(self.view(slot).view(np.uint8 if self.slots[slot].count == 0 else self.view(slot).dtype))
+        tensor = torch.from_numpy(
+            self.view(slot).view(np.uint8 if self.slots[slot].count == 0 else self.view(slot).dtype)
+        )
         return tensor.view(getattr(torch, self._dtypes[slot])).view(tuple(shape))
 
     def put(self, slot: int, gradient: Any) -> int:
-        """Copy a gradient (same dtype and count) into its slot. Does not block. Returns how many buckets are full in order.
+        """Copy a gradient (same dtype and count) into its slot. Does not block. Returns how many buckets are
+        full in order.
 
         Raises InvalidArgument when the slot was already filled in this round.
         """
@@ -133,14 +141,14 @@ class Buckets:
         self._core.launch(bucket, self.scale)
 
     def flush(self) -> None:
-        """Zero the slots that nobody filled, launch what is not launched, and reduce which slots were filled. Does not block."""
+        """Zero the slots that nobody filled, launch what is not launched, and reduce which slots were filled.
+        Does not block."""
         self._core.flush(self.scale)
 
     def wait(self, timeout: float | None = None) -> None:
         """Block until the round is reduced; then the next may begin. Raises what made a bucket fail."""
         for work in self._core.works:
-            if not self._comm._core.wait(work, _FOREVER_S if timeout is None else timeout):
-                raise TimeoutError(f"the round is not reduced within {timeout} s")
+            wait_for(self._comm._core, work, timeout)
         self._last_works = self._core.works[:-1]
         self._core.finish_round()
 
@@ -171,10 +179,8 @@ class Buckets:
 def _dtype_name(dtype: Any) -> str:
     name = str(dtype).removeprefix("torch.")
     if name not in _DTYPES:
-        try:
+        with contextlib.suppress(TypeError):
             name = np.dtype(dtype).name
-        except TypeError:
-            pass
     if name not in _DTYPES:
         raise InvalidArgument(f"a slot has dtype {dtype}; expected one of {', '.join(_DTYPES)}")
     return name

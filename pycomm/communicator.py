@@ -1,22 +1,24 @@
 """A group of ranks and the collectives they call together.
 
-Every collective takes C-contiguous host arrays of float64, float32, float16, bfloat16, int64, int32, uint8 or int8: torch tensors, NumPy
-arrays, anything with the buffer protocol or DLPack. All ranks of a communicator call the same collectives in the same order with the same
-arguments but the data. Common arguments:
+Every collective takes C-contiguous host arrays of float64, float32, float16, bfloat16, int64, int32, uint8 or
+int8: torch tensors, NumPy arrays, anything with the buffer protocol or DLPack. All ranks of a communicator
+call the same collectives in the same order with the same arguments but the data. Common arguments:
 
 op          "sum", "prod", "min", "max" or "avg" (a sum divided by the number of ranks; integers truncate)
-codec       "none", "fp16" or "bf16": how values travel; the lossy ones serve sums and averages of float32 and float64
+codec       "none", "fp16" or "bf16": how values travel; the lossy ones serve sums and averages of float32 and
+float64
 algorithm   the name of one of `pycomm.info()["algorithms"]`; None chooses
 timeout     seconds until the operation fails with `Timeout`; None: `PYCOMM_TIMEOUT_S`, 300
 scale       multiplies the result of a sum or average of floating dtypes; equal on all ranks
 
-All ranks end with the same bits, whatever the algorithm and codec. Errors of every call: `InvalidArgument` before anything moves;
-`MismatchError` when ranks made different calls, `Timeout`, `TransportError` and `Aborted`, after any of which the communicator is
-broken and later calls raise that first cause.
+All ranks end with the same bits, whatever the algorithm and codec. Errors of every call: `InvalidArgument`
+before anything moves; `MismatchError` when ranks made different calls, `Timeout`, `TransportError` and
+`Aborted`, after any of which the communicator is broken and later calls raise that first cause.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -38,7 +40,8 @@ class World:
     engine: _core.Engine
     nodes: Sequence[int]  # by world rank: a number that equals on ranks of one node
     cores: int  # that this rank has for itself
-    next_context: int = field(default=1)  # of the next communicator made by split()
+    next_context: int = 1  # of the next communicator made by split()
+    splitting: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Communicator:
@@ -71,9 +74,9 @@ class Communicator:
     ) -> T:
         """Reduce `x` over all ranks; every rank gets the whole result. Blocks.
 
-        x: any shape; overwritten with the result unless `out` (same dtype and element count) is given. Returns the array that holds the
-        result. Default algorithms: ring (Patarasuk and Yuan 2009), recursive doubling (Thakur, Rabenseifner, Gropp 2005) for small
-        arrays, direct for 16-bit data and wires.
+        x: any shape; overwritten with the result unless `out` (same dtype and element count) is given.
+        Returns the array that holds the result. Default algorithms: ring (Patarasuk and Yuan 2009), recursive
+        doubling (Thakur, Rabenseifner, Gropp 2005) for small arrays, direct for 16-bit data and wires.
 
         >>> comm.all_reduce(np.ones(3, np.float32))   # on 2 ranks
         array([2., 2., 2.], dtype=float32)
@@ -93,9 +96,11 @@ class Communicator:
     ) -> T:
         """Reduce `x` over all ranks; each rank gets its part of the result. Blocks.
 
-        x: any shape, left as it is. The parts are those of `numpy.array_split(x.ravel(), size)`: sizes differ by at most one. `out`: an array
-        of that many elements (it may be that very part of x); None makes a one-dimensional one. Returns it.
+        x: any shape, left as it is. The parts are those of `numpy.array_split(x.ravel(), size)`: sizes differ
+        by at most one. `out`: an array of that many elements (it may be that very part of x); None makes a
+        one-dimensional one. Returns it.
         """
+        x = as_memory(x)
         out = self._scattered(x) if out is None else out
         self._run("reduce_scatter", x, out, op, 0, scale, codec, algorithm, timeout)
         return out
@@ -105,9 +110,11 @@ class Communicator:
     ) -> T:
         """Gather every rank's `x`, on every rank. Blocks.
 
-        Without `out`, x has the same shape (d0, ...) on all ranks and the result is (size * d0, ...), in order of rank; 0-d arrays are stacked.
-        With `out`, x is part `rank` of `numpy.array_split(out.ravel(), size)` (and may be that very memory). Returns the result.
+        Without `out`, x has the same shape (d0, ...) on all ranks and the result is (size * d0, ...), in
+        order of rank; 0-d arrays are stacked. With `out`, x is part `rank` of `numpy.array_split(out.ravel(),
+        size)` (and may be that very memory). Returns the result.
         """
+        x = as_memory(x)
         out = self._gathered(x) if out is None else out
         self._run("all_gather", x, out, "sum", 0, 1.0, None, algorithm, timeout)
         return out
@@ -118,11 +125,13 @@ class Communicator:
         return x
 
     def send(self, x: Any, peer: int, timeout: float | None = None) -> None:
-        """Send `x` to rank `peer`, which must receive it. Blocks until x may be rewritten. Messages of a pair keep their order."""
+        """Send `x` to rank `peer`, which must receive it. Blocks until x may be rewritten. Messages of a pair
+        keep their order."""
         self._run("send", x, None, "sum", peer, 1.0, None, None, timeout)
 
     def recv(self, x: T, peer: int, timeout: float | None = None) -> T:
-        """Overwrite `x` with what rank `peer` sends: the same dtype and element count, else `MismatchError`. Blocks. Returns x."""
+        """Overwrite `x` with what rank `peer` sends: the same dtype and element count, else `MismatchError`.
+        Blocks. Returns x."""
         self._run("recv", x, None, "sum", peer, 1.0, None, None, timeout)
         return x
 
@@ -157,6 +166,7 @@ class Communicator:
         scale: float = 1.0,
     ) -> Work[T]:
         """Start `reduce_scatter`; does not block."""
+        x = as_memory(x)
         out = self._scattered(x) if out is None else out
         return self._start("reduce_scatter", x, out, op, 0, scale, codec, algorithm, timeout, out)
 
@@ -164,6 +174,7 @@ class Communicator:
         self, x: T, out: T | None = None, algorithm: str | None = None, timeout: float | None = None
     ) -> Work[T]:
         """Start `all_gather`; does not block."""
+        x = as_memory(x)
         out = self._gathered(x) if out is None else out
         return self._start("all_gather", x, out, "sum", 0, 1.0, None, algorithm, timeout, out)
 
@@ -188,18 +199,29 @@ class Communicator:
     # ---- groups
 
     def split(self, color: int | None, key: int = 0) -> Communicator | None:
-        """Make a communicator of the ranks that pass the same `color` (0 or more), in order of (key, rank). Blocks; all ranks call it.
+        """Make a communicator of the ranks that pass the same `color` (0 or more), in order of (key, rank).
+        Blocks; all ranks call it.
 
         Ranks that pass None join none and get None.
         """
         if color is not None and color < 0:
             raise InvalidArgument(f"color is {color}; expected 0 or more, or None to join no group")
+        if not self._world.splitting.acquire(blocking=False):
+            raise InvalidArgument("another thread is in split(): do one after the other, on all ranks")
+        try:
+            return self._split(color, key)
+        finally:
+            self._world.splitting.release()
+
+    def _split(self, color: int | None, key: int) -> Communicator | None:
         mine = np.array([-1 if color is None else color, key, self._world.next_context], np.int64)
         rows = self.all_gather(mine).reshape(self.size, 3)
         colors = sorted({int(c) for c in rows[:, 0] if c >= 0})
         first = int(rows[:, 2].max())
         self._world.next_context = first + len(colors)
-        members = sorted((r for r in range(self.size) if rows[r, 0] == mine[0]), key=lambda r: (rows[r, 1], r))
+        members = sorted(
+            (r for r in range(self.size) if rows[r, 0] == mine[0]), key=lambda r: (rows[r, 1], r)
+        )
         world_ranks = [self._core.world_ranks[r] for r in members]
         segments = self.all_gather(np.array([self._core.preferred_segment_bytes(world_ranks)], np.int64))
         if color is None:
@@ -220,7 +242,8 @@ class Communicator:
     @property
     def broken(self) -> Exception | None:
         """What broke this communicator; None while it works."""
-        return self._core.error()
+        error: Exception | None = self._core.error()
+        return error
 
     @property
     def progress(self) -> str:
@@ -233,7 +256,8 @@ class Communicator:
         return self._world.cores
 
     def abort(self, why: str) -> None:
-        """Break this communicator on all ranks: pending and later operations raise `Aborted` with `why`. Does not block."""
+        """Break this communicator on all ranks: pending and later operations raise `Aborted` with `why`. Does
+        not block."""
         self._core.abort(why)
 
     # ---- helpers

@@ -16,7 +16,8 @@ class TransportError(PycommError, OSError):
 
 
 class Timeout(PycommError, TimeoutError):
-    """An operation passed its deadline; the message names the collective, the peer and the stage. The communicator is broken."""
+    """An operation passed its deadline; the message names the collective, the peer and the stage. The
+    communicator is broken."""
 
 
 class Aborted(PycommError):

@@ -10,14 +10,26 @@ def _print() -> None:
     print(f"pycomm {facts['pycomm']}, Python {facts['python']}, {facts['cores']} cores")
     print(f"MPI          {facts['mpi']}")
     print(f"             {facts['mpi_path']}")
-    print(f"             ULFM {'yes' if facts['mpi_ulfm'] else 'no'}, {facts['mpi_thread_level'] or 'not started'}")
+    ulfm = "ULFM" if facts["mpi_ulfm"] else "no ULFM"
+    print(f"             {ulfm}, {facts['mpi_thread_level'] or 'not started'}")
     print(f"kernels      {facts['isa']} (of {', '.join(facts['isas'])}; PYCOMM_ISA chooses)")
     for kind in ("transports", "codecs"):
         for i, (name, summary) in enumerate(facts[kind].items()):
             print(f"{kind if i == 0 else '':12} {name:22} {summary}")
     for i, (name, row) in enumerate(facts["algorithms"].items()):
-        notes = [note for note, on in (("needs mapped peers", row["mapped"]), ("no lossy codecs", not row["lossy_codecs"])) if on]
-        print(f"{'algorithms' if i == 0 else '':12} {name:32} {row['summary']}{' (' + ', '.join(notes) + ')' if notes else ''}")
+        notes = [
+            note
+            for note, on in (
+                ("needs mapped peers", row["mapped"]),
+                ("no lossy codecs", not row["lossy_codecs"]),
+            )
+            if on
+        ]
+        print(
+            f"{'algorithms' if i == 0 else '':12} {name:32} {row['summary']}{
+                ' (' + ', '.join(notes) + ')' if notes else ''
+            }"
+        )
     for i, (name, why) in enumerate(facts["missing"].items()):
         print(f"{'missing' if i == 0 else '':12} {name:22} {why}")
 

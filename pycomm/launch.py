@@ -100,7 +100,9 @@ def launcher_candidates(libmpi: Path | None, environ: Mapping[str, str]) -> list
     folders: list[Path] = []
     if libmpi is not None:
         for library in (Path(os.path.normpath(libmpi)), libmpi.resolve()):
-            folders += [p.parent / "bin" for p in library.parents if p.name in ("lib", "lib64")]
+            prefixes = [p.parent for p in library.parents if p.name in ("lib", "lib64")]
+            # Open MPI refuses to be called as /bin/mpirun; where /lib is /usr/lib the resolved path finds it.
+            folders += [prefix / "bin" for prefix in prefixes if prefix != Path("/")]
     folders.append(Path(sys.executable).parent)
     candidates = [folder / name for folder in folders for name in MPIRUN_NAMES]
     found = (shutil.which(name, path=environ.get("PATH", "")) for name in MPIRUN_NAMES)
@@ -153,8 +155,8 @@ def mpirun_command(
             command += ["--map-by", ":OVERSUBSCRIBE"]
             if request.ranks > cores:
                 command += ["--mca", "mpi_yield_when_idle", "1"]
-    # -u: a rank's standard output is a pipe to mpirun, and would come in blocks.
-    return [*command, *request.options, python, "-u", *request.program]
+    # Not `python -u`: it writes each part of a print by itself, and the lines of several ranks would mix.
+    return [*command, *request.options, python, *request.program]
 
 
 def launch_environment(launcher: Launcher, environ: Mapping[str, str], *, root: bool) -> dict[str, str]:

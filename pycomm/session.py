@@ -1,7 +1,8 @@
 """Starting and ending: how a process becomes a rank.
 
-`init()` connects this process with the others that the launcher started; nothing happens at import. At exit, a healthy process lets
-MPI finalize; one whose communicator broke, or that ends by an uncaught exception, ends the whole job with `MPI_Abort`, because finalizing would wait for peers that wait for it.
+`init()` connects this process with the others that the launcher started; nothing happens at import. At exit,
+a healthy process lets MPI finalize; one whose communicator broke, or that ends by an uncaught exception, ends
+the whole job with `MPI_Abort`, because finalizing would wait for peers that wait for it.
 """
 
 from __future__ import annotations
@@ -24,33 +25,35 @@ _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM
 
 _lock = threading.Lock()
 _world: Communicator | None = None
-_pid = 0  # of the process that called init()
+_pid = 0  # of the process that called init(), once it has
+_owns_mpi = False  # MPI was started here, and is finalized here
 
 
 def init(comm: Any = None) -> Communicator:
-    """Connect with all other ranks and return their communicator. Blocks; all ranks call it; a second call returns the same one.
+    """Connect with all other ranks and return their communicator. Blocks; all ranks call it; a second call
+    returns the same one.
 
-    comm: an mpi4py communicator to stand on; None is the world of `mpirun`, or this process alone where no launcher started it.
-    Starts MPI (through mpi4py) only under a launcher. Raises TransportError when the launcher and the MPI library do not belong
-    together, or when MPI lacks MPI_THREAD_MULTIPLE; Aborted in a process forked from one that had called init().
+    comm: an mpi4py communicator to stand on; None is the world of `mpirun`, or this process alone where no
+    launcher started it. Starts MPI (through mpi4py) only under a launcher. Raises TransportError when the
+    launcher and the MPI library do not belong together, or when MPI lacks MPI_THREAD_MULTIPLE; Aborted in a
+    process forked from one that had called init().
 
     >>> comm = pycomm.init()
     >>> comm.rank, comm.size
     (0, 1)
     """
-    global _world, _pid
+    global _world
     with _lock:
+        if _pid not in (0, os.getpid()):
+            raise Aborted("this process was forked after pycomm.init(): start it before, or by 'spawn'")
         if _world is not None:
-            if _pid != os.getpid():
-                raise Aborted("this process was forked from one that had called pycomm.init(); start it before, or by 'spawn'")
             return _world
+        _register_exit()
         if comm is None and not _under_launcher():
-            communicator = _connect(0, 1, {}, [0])
+            _world = _connect(0, 1, {}, [0])
         else:
-            communicator = _connect_mpi(comm)
-        _world, _pid = communicator, os.getpid()
-        atexit.register(_at_exit)
-        return communicator
+            _world = _connect_mpi(comm)
+        return _world
 
 
 def is_initialized() -> bool:
@@ -59,12 +62,14 @@ def is_initialized() -> bool:
 
 
 def shutdown() -> None:
-    """Disconnect. Pending operations fail with `Aborted`. Called at exit by itself; calling it twice is fine."""
+    """Disconnect. Pending operations fail with `Aborted`. Called at exit by itself; calling it twice is fine.
+
+    `init()` may follow, on all ranks.
+    """
     global _world
     with _lock:
         world, _world = _world, None
     if world is not None and _pid == os.getpid():
-        atexit.unregister(_at_exit)
         world._world.engine.close()
 
 
@@ -76,15 +81,28 @@ def abort(code: int = 1) -> None:
     os._exit(code)
 
 
+def _register_exit() -> None:
+    global _pid
+    if _pid == 0:
+        _pid = os.getpid()
+        atexit.register(_at_exit)
+
+
 def _at_exit() -> None:
-    if _world is None or _pid != os.getpid():
+    if _pid != os.getpid():
         return
     # Set by the interpreter when it printed an uncaught exception.
-    crashed = getattr(sys, "last_value", None) is not None
-    broken = _world.broken is not None
-    clean = _world._world.engine.close()
-    if _world.size > 1 and (crashed or broken or not clean):
+    healthy = getattr(sys, "last_value", None) is None
+    if _world is not None:
+        healthy = _world.broken is None and healthy
+        healthy = _world._world.engine.close() and healthy
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is None or not mpi.Is_initialized() or mpi.Is_finalized():
+        return
+    if not healthy and mpi.COMM_WORLD.Get_size() > 1:
         abort(1)
+    if _owns_mpi:
+        mpi.Finalize()
 
 
 def _under_launcher() -> bool:
@@ -97,6 +115,7 @@ def _under_launcher() -> bool:
 def _connect_mpi(comm: Any) -> Communicator:
     # One libmpi for mpi4py and for us.
     os.environ.setdefault("MPI4PY_LIBMPI", _core.libmpi_path())
+    _start_mpi()
     from mpi4py import MPI
 
     theirs, ours = MPI.Get_library_version().strip("\0 \n"), _core.mpi_info()["version"].strip("\0 \n")
@@ -117,6 +136,19 @@ def _connect_mpi(comm: Any) -> Communicator:
     return _connect(comm.Get_rank(), comm.Get_size(), {"mpi": comm.py2f()}, nodes)
 
 
+def _start_mpi() -> None:
+    """Prepare the import of mpi4py.MPI, which starts MPI.
+
+    When that is our doing, so is MPI_Finalize: mpi4py would call it in forked children too, where it hangs.
+    """
+    global _owns_mpi
+    if "mpi4py.MPI" not in sys.modules:
+        import mpi4py
+
+        mpi4py.rc.finalize = False
+        _owns_mpi = True
+
+
 def _check_launcher(size: int, library: str) -> None:
     if size > 1:
         return
@@ -124,8 +156,8 @@ def _check_launcher(size: int, library: str) -> None:
         value = os.environ.get(name, "1")
         if value.isdigit() and int(value) > 1:
             raise TransportError(
-                f"the launcher started {value} processes ({name}), but MPI sees only one: this mpirun does not belong to the MPI "
-                f"library in use, '{library.splitlines()[0]}' at {_core.libmpi_path()}. "
+                f"the launcher started {value} processes ({name}), but MPI sees only one: this mpirun does not "
+                f"belong to the MPI library in use, '{library.splitlines()[0]}' at {_core.libmpi_path()}. "
                 "Use `python -m pycomm.launch`, which finds the right one."
             )
 
@@ -159,7 +191,7 @@ def _warn_about_cores(cores: int, size: int) -> None:
     threads = int(torch.get_num_threads()) if torch is not None and size > 1 else 1
     if threads > cores:
         warnings.warn(
-            f"each rank computes with {threads} threads on {cores} core{'s' if cores > 1 else ''}: set OMP_NUM_THREADS={cores} or "
-            f"torch.set_num_threads({cores})",
+            f"each rank computes with {threads} threads but has {cores} core(s) for itself: "
+            f"set OMP_NUM_THREADS={cores} or call torch.set_num_threads({cores})",
             stacklevel=5,
         )

@@ -1,5 +1,5 @@
-"""Arrays of every kind. The engine takes torch tensors and objects with the buffer protocol; this file adds DLPack and makes results
-of the kind that was passed in."""
+"""Arrays of every kind. The engine takes torch tensors and objects with the buffer protocol; this file adds
+DLPack and makes results of the kind that was passed in."""
 
 from __future__ import annotations
 

@@ -24,11 +24,13 @@ def run_threads(
     transport: str | None = None,
     progress: str = "inline",
 ) -> list[R]:
-    """Call `fn(comm, *args)` on n ranks, each a thread with a communicator of its own, and return their results by rank. Blocks.
+    """Call `fn(comm, *args)` on n ranks, each a thread with a communicator of its own, and return their
+    results by rank. Blocks.
 
-    transport: "inproc" (copies messages), "inproc_mapped" (peers' memory is addressable too) or None for the best. progress: "inline"
-    or "thread". An exception of a rank breaks the communicators of the others and is raised here, the lowest rank's first cause. When not all ranks
-    have returned after `timeout` seconds, `Timeout` is raised and says where each one is (the threads are left behind).
+    transport: "inproc" (copies messages), "inproc_mapped" (peers' memory is addressable too) or None for the
+    best. progress: "inline" or "thread". An exception of a rank breaks the communicators of the others and is
+    raised here, the lowest rank's first cause. When not all ranks have returned after `timeout` seconds,
+    `Timeout` is raised and says where each one is (the threads are left behind).
 
     >>> run_threads(3, lambda comm: comm.all_reduce(np.array([comm.rank])).item())
     [3, 3, 3]

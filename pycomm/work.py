@@ -5,15 +5,24 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 from pycomm import _core
-from pycomm.errors import Timeout
+from pycomm.errors import InvalidArgument, Timeout
 
 T = TypeVar("T")
 
 _FOREVER_S = 1e9  # the operation's own deadline ends it
 
 
+def wait_for(communicator: _core.Communicator, work: _core.Work, timeout: float | None) -> None:
+    """Block until the work is done; raise what made it fail, or `Timeout` when the time is over first."""
+    if timeout is not None and not timeout >= 0:
+        raise InvalidArgument(f"timeout is {timeout}; expected seconds, 0 or more, or None")
+    if not communicator.wait(work, _FOREVER_S if timeout is None else timeout):
+        raise Timeout(f"not done within {timeout} s; the operation goes on")
+
+
 class Work(Generic[T]):
-    """An operation in flight. Dropping it is fine: the operation goes on, and holds its tensors until it is done."""
+    """An operation in flight. Dropping it is fine: the operation goes on, and holds its tensors until it is
+    done."""
 
     __slots__ = ("_communicator", "_result", "_work")
 
@@ -25,11 +34,10 @@ class Work(Generic[T]):
     def wait(self, timeout: float | None = None) -> T:
         """Block until the operation is done and return its result.
 
-        timeout: seconds; when they are over first, `Timeout` is raised and the operation goes on. Without it, the operation's own
-        deadline holds. Raises whatever made the operation fail.
+        timeout: seconds; when they are over first, `Timeout` is raised and the operation goes on. Without it,
+        the operation's own deadline holds. Raises whatever made the operation fail.
         """
-        if not self._communicator.wait(self._work, _FOREVER_S if timeout is None else timeout):
-            raise Timeout(f"not done within {timeout} s; the operation goes on")
+        wait_for(self._communicator, self._work, timeout)
         return self._result
 
     def done(self) -> bool:
@@ -38,7 +46,8 @@ class Work(Generic[T]):
 
     def error(self) -> Exception | None:
         """What made the operation fail; None while it runs and after success."""
-        return self._work.error()
+        error: Exception | None = self._work.error()
+        return error
 
     @property
     def bytes_sent(self) -> int:

@@ -43,9 +43,7 @@ __all__ = sorted(_HOME)  # noqa: PLE0605
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'trainer' has no attribute {name!r}; it has {', '.join(sorted(_HOME))}")
-    try:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    except ModuleNotFoundError as error:
-        from trainer.errors import missing_extra
+    from trainer.errors import naming_extras
 
-        raise missing_extra(error, f"trainer.{name}") from error
+    with naming_extras(f"trainer.{name}"):
+        return getattr(importlib.import_module(_HOME[name]), name)

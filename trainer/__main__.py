@@ -10,26 +10,31 @@ from types import TracebackType
 from typing import Any
 
 from trainer.config import FitConfig
-from trainer.errors import TrainerError, missing_extra
+from trainer.errors import TrainerError, naming_extras
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; wrong arguments end it with code 2, before any communication."""
-    parser = _parser()
-    chosen = parser.parse_args(arguments)
-    options = chosen[chosen.subcommand].as_dict()
-    options.pop("config", None)
-    try:
-        if chosen.subcommand == "report":
-            from trainer.report import report
+    with naming_extras("python -m trainer"):
+        parser = _parser()
+        chosen = parser.parse_args(arguments)
+        options = chosen[chosen.subcommand].as_dict()
+        options.pop("config", None)
+        try:
+            if chosen.subcommand == "report":
+                _report(**options)
+                return
+            config = FitConfig(**options)
+            config.check()
+        except TrainerError as error:
+            parser.error(str(error))
+        _fit(config)
 
-            report(**options)
-            return
-        config = FitConfig(**options)
-        config.check()
-    except TrainerError as error:
-        parser.error(str(error))
-    _fit(config)
+
+def _report(run: Path, out: Path) -> None:
+    from trainer.report import report
+
+    report(run, out)
 
 
 def _parser() -> Any:
@@ -80,7 +85,4 @@ def _abort_hook(rank: int) -> Any:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ModuleNotFoundError as error:
-        raise missing_extra(error, "python -m trainer") from error
+    main()

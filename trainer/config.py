@@ -68,15 +68,22 @@ class FitConfig:
     def check(self) -> None:
         """Imports the plug-ins. Raises TrainerError for what can be seen to be wrong before a run starts."""
         self._check_numbers()
+        import pycomm
         from trainer.data import DATA
         from trainer.models import MODELS
         from trainer.strategy import STRATEGIES
 
         for module in self.plugin:
-            importlib.import_module(module)
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                raise TrainerError(f"plugin {module!r}: {error}") from error
         DATA.factory(self.data)
         MODELS.factory(self.model)
         STRATEGIES.factory(self.strategy)
+        codecs = pycomm.info()["codecs"]
+        if self.codec not in codecs:
+            raise TrainerError(f"no codec {self.codec!r}; there is {', '.join(codecs)}")
 
     def global_batch_for(self, size: int) -> int:
         """Samples per step over all `size` ranks."""

@@ -183,7 +183,7 @@ class GradientBuckets:
                 raise TrainerError(
                     f"the gradient of {self._slots[index].name} is sparse: buckets hold dense gradients"
                 )
-            ready = self._buckets.put(index, gradient.detach().contiguous())
+            ready = self._buckets.put(index, gradient.contiguous())
             parameter.grad = view
         self._version[index] = view._version
         return ready

@@ -14,8 +14,8 @@ from trainer.errors import TrainerError
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], float]] = {
     "sgd": (torch.optim.SGD, 0.1),
     "adagrad": (torch.optim.Adagrad, 0.01),
-    "adam": (torch.optim.Adam, 0.002),
-    "adamw": (torch.optim.AdamW, 0.002),
+    "adam": (torch.optim.Adam, 0.005),
+    "adamw": (torch.optim.AdamW, 0.005),
 }
 
 

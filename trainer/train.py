@@ -121,8 +121,8 @@ def _headline(config: FitConfig, comm: Communicator, steps: int, sampler: Sample
     per_rank = numpy.array_split(numpy.empty(sampler.global_batch), comm.size)
     shares = sorted({len(part) for part in per_rank})
     return (
-        f"{config.model} on {config.data}, {config.strategy}: {comm.size} ranks over {comm.transport}, "
-        f"codec {config.codec}, "
+        f"{config.model} on {config.data}, {config.strategy}, "
+        f"{comm.size} rank{'s' * (comm.size > 1)} over {comm.transport}, codec {config.codec}, "
         f"{torch.get_num_threads()} threads per rank; global batch {sampler.global_batch} "
         f"({' or '.join(map(str, shares))} per rank), {steps} steps of {sampler.steps_per_epoch} per epoch"
     )

@@ -22,14 +22,16 @@ Released& released() {
   return *pool;
 }
 
-std::string type_name(py::handle object) { return py::str(py::type::handle_of(object).attr("__name__")); }
+std::string type_name(py::handle object) {
+  return py::str(py::type::handle_of(object).attr("__name__"));
+}
 
 // "torch.float32", "torch.int8", ...
 DType tensor_dtype(py::handle object, const char* argument) {
   static constexpr std::pair<std::string_view, DType> kNames[] = {
-      {"torch.float64", DType::f64}, {"torch.float32", DType::f32}, {"torch.float16", DType::f16},
-      {"torch.bfloat16", DType::bf16}, {"torch.int64", DType::i64}, {"torch.int32", DType::i32},
-      {"torch.uint8", DType::u8}, {"torch.int8", DType::i8}};
+      {"torch.float64", DType::f64},   {"torch.float32", DType::f32}, {"torch.float16", DType::f16},
+      {"torch.bfloat16", DType::bf16}, {"torch.int64", DType::i64},   {"torch.int32", DType::i32},
+      {"torch.uint8", DType::u8},      {"torch.int8", DType::i8}};
   // torch.dtype objects live for ever: remember the answers by identity. Guarded by the GIL.
   static auto* known = new std::vector<std::pair<PyObject*, DType>>;
   const py::object dtype = object.attr("dtype");
@@ -41,8 +43,9 @@ DType tensor_dtype(py::handle object, const char* argument) {
     known->emplace_back(dtype.inc_ref().ptr(), answer);
     return answer;
   }
-  throw InvalidArgument(text(argument, " has dtype ", name,
-                             "; expected torch.float64, float32, float16, bfloat16, int64, int32, uint8 or int8"));
+  throw InvalidArgument(
+      text(argument, " has dtype ", name,
+           "; expected torch.float64, float32, float16, bfloat16, int64, int32, uint8 or int8"));
 }
 
 // A format of the struct module, as the buffer protocol gives it.
@@ -58,8 +61,9 @@ DType buffer_dtype(const Py_buffer& buffer, const char* argument) {
   if (integer && buffer.itemsize == 4) return DType::i32;
   if (format == "b") return DType::i8;
   if (format == "B") return DType::u8;
-  throw InvalidArgument(text(argument, " has element format '", buffer.format ? buffer.format : "",
-                             "'; expected float64, float32, float16, bfloat16, int64, int32, uint8 or int8 in native byte order"));
+  throw InvalidArgument(text(
+      argument, " has element format '", buffer.format ? buffer.format : "",
+      "'; expected float64, float32, float16, bfloat16, int64, int32, uint8 or int8 in native byte order"));
 }
 
 }  // namespace
@@ -92,8 +96,9 @@ void drain_released() {
 View Held::take(py::handle object, bool writable, const char* argument) {
   if (PyObject_CheckBuffer(object.ptr())) return take_buffer(object, writable, argument);
   if (py::hasattr(object, "data_ptr")) return take_tensor(object, argument);
-  throw InvalidArgument(text(argument, " is a ", type_name(object),
-                             "; expected a torch tensor, a NumPy array or another object with the buffer protocol"));
+  throw InvalidArgument(
+      text(argument, " is a ", type_name(object),
+           "; expected a torch tensor, a NumPy array or another object with the buffer protocol"));
 }
 
 View Held::take_tensor(py::handle object, const char* argument) {
@@ -111,7 +116,8 @@ View Held::take_tensor(py::handle object, const char* argument) {
 
 View Held::take_buffer(py::handle object, bool writable, const char* argument) {
   Py_buffer buffer;
-  if (PyObject_GetBuffer(object.ptr(), &buffer, PyBUF_STRIDES | PyBUF_FORMAT) != 0) throw py::error_already_set();
+  if (PyObject_GetBuffer(object.ptr(), &buffer, PyBUF_STRIDES | PyBUF_FORMAT) != 0)
+    throw py::error_already_set();
   buffers_.push_back(buffer);
   PYCOMM_CHECK(PyBuffer_IsContiguous(&buffer, 'C'), argument,
                " is not contiguous in C order: pass numpy.ascontiguousarray(x), or a contiguous part of it");

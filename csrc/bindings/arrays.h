@@ -9,8 +9,8 @@
 
 namespace pycomm::bindings {
 
-// Buffers that an operation uses. The last owner may be a thread without the GIL: what was held is then released at the next call
-// of drain_released().
+// Buffers that an operation uses. The last owner may be a thread without the GIL: what was held is then
+// released at the next call of drain_released().
 class Held {
  public:
   Held() = default;
@@ -18,8 +18,9 @@ class Held {
   Held(const Held&) = delete;
   Held& operator=(const Held&) = delete;
 
-  // The memory of a torch tensor or of anything with the buffer protocol. Throws InvalidArgument (naming the argument) when it is not
-  // contiguous, not in host memory, of an unknown dtype, or read-only though it must be written.
+  // The memory of a torch tensor or of anything with the buffer protocol. Throws InvalidArgument (naming the
+  // argument) when it is not contiguous, not in host memory, of an unknown dtype, or read-only though it must
+  // be written.
   View take(pybind11::handle object, bool writable, const char* argument);
 
  private:

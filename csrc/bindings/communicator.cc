@@ -19,12 +19,14 @@ Collective collective_from_name(std::string_view name) {
 
 // Whether the call writes to x where no `out` is given.
 bool writes_input(Collective collective) {
-  return collective == Collective::all_reduce || collective == Collective::broadcast || collective == Collective::recv;
+  return collective == Collective::all_reduce || collective == Collective::broadcast ||
+         collective == Collective::recv;
 }
 
 std::shared_ptr<Work> start(Communicator& communicator, const std::string& collective, const py::object& x,
                             const py::object& out, const std::string& op, int root, double scale,
-                            const std::string& codec, const std::string& algorithm, double timeout_s, bool soon) {
+                            const std::string& codec, const std::string& algorithm, double timeout_s,
+                            bool soon) {
   drain_released();
   Call call;
   call.collective = collective_from_name(collective);
@@ -37,6 +39,8 @@ std::shared_ptr<Work> start(Communicator& communicator, const std::string& colle
   call.soon = soon;
   PYCOMM_CHECK(timeout_s >= 0, "timeout is ", timeout_s, "; expected a number of seconds above 0");
   auto held = std::make_shared<Held>();
+  PYCOMM_CHECK(!x.is_none() || call.collective == Collective::barrier, collective,
+               ": x is None; expected an array");
   if (!x.is_none()) {
     call.input = held->take(x, out.is_none() && writes_input(call.collective), "x");
     call.output = out.is_none() ? call.input : held->take(out, true, "out");
@@ -66,21 +70,22 @@ void bind_communicator(py::module_& m) {
              const auto failure = c.failure();
              return failure ? python_error(failure->kind, failure->what) : py::none();
            })
-      .def("start", &start, py::arg("collective"), py::arg("x"), py::arg("out"), py::arg("op"), py::arg("root"),
-           py::arg("scale"), py::arg("codec"), py::arg("algorithm"), py::arg("timeout_s"), py::arg("soon"),
-           "Starts an operation and does not block.")
+      .def("start", &start, py::arg("collective"), py::arg("x"), py::arg("out"), py::arg("op"),
+           py::arg("root"), py::arg("scale"), py::arg("codec"), py::arg("algorithm"), py::arg("timeout_s"),
+           py::arg("soon"), "Starts an operation and does not block.")
       .def(
           "run",
-          [](Communicator& communicator, const std::string& collective, const py::object& x, const py::object& out,
-             const std::string& op, int root, double scale, const std::string& codec, const std::string& algorithm,
-             double timeout_s) {
+          [](Communicator& communicator, const std::string& collective, const py::object& x,
+             const py::object& out, const std::string& op, int root, double scale, const std::string& codec,
+             const std::string& algorithm, double timeout_s) {
             const auto work =
                 start(communicator, collective, x, out, op, root, scale, codec, algorithm, timeout_s, false);
             wait_for(communicator, *work, 1e9);  // the operation's own deadline ends it
             raise_failure(*work);
           },
-          py::arg("collective"), py::arg("x"), py::arg("out"), py::arg("op"), py::arg("root"), py::arg("scale"),
-          py::arg("codec"), py::arg("algorithm"), py::arg("timeout_s"), "Blocks until the operation is done.")
+          py::arg("collective"), py::arg("x"), py::arg("out"), py::arg("op"), py::arg("root"),
+          py::arg("scale"), py::arg("codec"), py::arg("algorithm"), py::arg("timeout_s"),
+          "Blocks until the operation is done.")
       .def(
           "wait",
           [](Communicator& communicator, const std::shared_ptr<Work>& work, double timeout_s) {
@@ -88,12 +93,14 @@ void bind_communicator(py::module_& m) {
             raise_failure(*work);
             return true;
           },
-          py::arg("work"), py::arg("timeout_s"), "False when the time is over first; raises what made the work fail.")
+          py::arg("work"), py::arg("timeout_s"),
+          "False when the time is over first; raises what made the work fail.")
       .def(
           "algorithm_for",
           [](const Communicator& communicator, const std::string& collective, std::int64_t bytes,
              const std::string& dtype, const std::string& codec) {
-            return communicator.algorithm_for(collective_from_name(collective), bytes, dtype_from_name(dtype), codec);
+            return communicator.algorithm_for(collective_from_name(collective), bytes, dtype_from_name(dtype),
+                                              codec);
           },
           py::arg("collective"), py::arg("bytes"), py::arg("dtype"), py::arg("codec"))
       .def("abort", &Communicator::abort, py::arg("why"), py::call_guard<py::gil_scoped_release>())

@@ -10,7 +10,8 @@ namespace pycomm::bindings {
 namespace py = pybind11;
 
 void bind_engine(py::module_& m) {
-  py::class_<ThreadWorld, std::shared_ptr<ThreadWorld>>(m, "ThreadWorld", "What ranks that are threads of one process share.")
+  py::class_<ThreadWorld, std::shared_ptr<ThreadWorld>>(m, "ThreadWorld",
+                                                        "What ranks that are threads of one process share.")
       .def(py::init<int>(), py::arg("size"))
       .def("handles", &ThreadWorld::handles)
       .def("abort", &ThreadWorld::abort, py::arg("why"));
@@ -25,18 +26,22 @@ void bind_engine(py::module_& m) {
             const py::gil_scoped_release release;
             return Engine::create({rank, size, handles}, settings, progress_thread);
           },
-          py::arg("rank"), py::arg("size"), py::arg("handles"), py::arg("progress_thread"), py::arg("transports"),
-          "Collective: connects this rank with the others.")
+          py::arg("rank"), py::arg("size"), py::arg("handles"), py::arg("progress_thread"),
+          py::arg("transports"), "Collective: connects this rank with the others.")
       .def("close", &Engine::close, py::call_guard<py::gil_scoped_release>(),
-           "Stops everything; pending operations fail with Aborted. True when no transport holds a buffer any more.")
+           "Stops everything; pending operations fail with Aborted. True when no transport holds a buffer "
+           "any more.")
       .def_property_readonly("closed", &Engine::closed)
       .def_property_readonly("warnings", &Engine::warnings)
       .def_property_readonly("has_progress_thread", &Engine::has_progress_thread)
       .def_property_readonly("timeout_s", [](const Engine& engine) { return engine.settings().timeout_s; })
-      .def("transport_to", [](const Engine& engine, int peer) {
-        engine.check_usable();
-        return engine.router().name_to(peer);
-      }, py::arg("peer"));
+      .def(
+          "transport_to",
+          [](const Engine& engine, int peer) {
+            engine.check_usable();
+            return engine.router().name_to(peer);
+          },
+          py::arg("peer"));
 }
 
 }  // namespace pycomm::bindings

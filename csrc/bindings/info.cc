@@ -1,5 +1,6 @@
 // What this build and this machine can do.
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include "bindings/bindings.h"
 #include "codec/codec.h"
@@ -13,9 +14,11 @@ namespace pycomm::bindings {
 namespace py = pybind11;
 namespace {
 
-py::dict mpi() {
+using Facts = py::typing::Dict<py::str, py::object>;
+
+Facts mpi() {
   const MpiInfo info = mpi_info();
-  py::dict out;
+  Facts out;
   out["version"] = info.version;
   out["path"] = info.path;
   out["initialized"] = info.initialized;
@@ -32,10 +35,10 @@ std::map<std::string, std::string> summaries() {
   return out;
 }
 
-py::dict algorithms() {
-  py::dict out;
+py::typing::Dict<py::str, Facts> algorithms() {
+  py::typing::Dict<py::str, Facts> out;
   for (const Algorithm* algorithm : Registry<Algorithm>::instance().all()) {
-    py::dict row;
+    Facts row;
     row["summary"] = algorithm->summary;
     row["lossy_codecs"] = algorithm->lossy_codecs;
     row["mapped"] = algorithm->mapped;
@@ -50,7 +53,8 @@ void bind_info(py::module_& m) {
   m.attr("__version__") = PYCOMM_VERSION;
   m.def("mpi_info", &mpi);
   m.def("libmpi_path", [] { return mpi_info().path; });
-  m.def("mpi_abort", &mpi_abort, py::arg("code"), "Ends every process of the MPI job. Returns only where MPI does not run.");
+  m.def("mpi_abort", &mpi_abort, py::arg("code"),
+        "Ends every process of the MPI job. Returns only where MPI does not run.");
   m.def("isa", [] { return std::string(kernels().isa); }, "The instruction set of the kernels in use.");
   m.def("available_isas", [] {
     std::vector<std::string> names;
@@ -72,7 +76,8 @@ void bind_info(py::module_& m) {
       [](const std::string& name, int size) {
         return verify(Registry<Algorithm>::instance().get(name, "algorithm"), size);
       },
-      py::arg("algorithm"), py::arg("size"), "Proves an algorithm for that many ranks: what is wrong, or nothing.");
+      py::arg("algorithm"), py::arg("size"),
+      "Proves an algorithm for that many ranks: what is wrong, or nothing.");
 }
 
 }  // namespace pycomm::bindings

@@ -49,10 +49,13 @@ void bind_work(py::module_& m) {
              return failure ? python_error(failure->kind, failure->what) : py::none();
            })
       .def("abandon", &Work::abandon, py::arg("why"))
-      .def_property_readonly("bytes_sent", [](const Work& work) { return work.done() ? work.bytes_sent() : 0; })
+      .def_property_readonly("bytes_sent",
+                             [](const Work& work) { return work.done() ? work.bytes_sent() : 0; })
       .def_property_readonly("submitted_s", [](const Work& work) { return seconds(work.submitted()); })
-      .def_property_readonly("started_s", [](const Work& work) { return work.done() ? seconds(work.started()) : 0.0; })
-      .def_property_readonly("finished_s", [](const Work& work) { return work.done() ? seconds(work.finished()) : 0.0; });
+      .def_property_readonly("started_s",
+                             [](const Work& work) { return work.done() ? seconds(work.started()) : 0.0; })
+      .def_property_readonly("finished_s",
+                             [](const Work& work) { return work.done() ? seconds(work.finished()) : 0.0; });
 }
 
 }  // namespace pycomm::bindings

@@ -21,18 +21,30 @@ inline constexpr int kKernelOpCount = 4;
 inline constexpr std::array<std::string_view, kReduceOpCount> kReduceOpNames = {"sum", "prod", "min", "max",
                                                                                 "avg"};
 
-constexpr int index_of(DType dtype) { return static_cast<int>(dtype); }
-constexpr int index_of(ReduceOp op) { return static_cast<int>(op); }
-constexpr std::string_view name_of(DType dtype) { return kDTypeNames[index_of(dtype)]; }
-constexpr std::string_view name_of(ReduceOp op) { return kReduceOpNames[index_of(op)]; }
+constexpr int index_of(DType dtype) {
+  return static_cast<int>(dtype);
+}
+constexpr int index_of(ReduceOp op) {
+  return static_cast<int>(op);
+}
+constexpr std::string_view name_of(DType dtype) {
+  return kDTypeNames[index_of(dtype)];
+}
+constexpr std::string_view name_of(ReduceOp op) {
+  return kReduceOpNames[index_of(op)];
+}
 
 constexpr std::int64_t size_of(DType dtype) {
   constexpr std::array<std::int64_t, kDTypeCount> kSizes = {8, 4, 2, 2, 8, 4, 1, 1};
   return kSizes[index_of(dtype)];
 }
 
-constexpr bool is_floating(DType dtype) { return index_of(dtype) <= index_of(DType::bf16); }
-constexpr bool is_half(DType dtype) { return dtype == DType::f16 || dtype == DType::bf16; }
+constexpr bool is_floating(DType dtype) {
+  return index_of(dtype) <= index_of(DType::bf16);
+}
+constexpr bool is_half(DType dtype) {
+  return dtype == DType::f16 || dtype == DType::bf16;
+}
 
 // Throw InvalidArgument listing the known names (error.cc).
 DType dtype_from_name(std::string_view name);

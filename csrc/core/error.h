@@ -53,15 +53,15 @@ std::string text(const Parts&... parts) {
 }  // namespace pycomm
 
 // What a caller can cause: throws InvalidArgument with the parts joined.
-#define PYCOMM_CHECK(condition, ...)                                                 \
-  do {                                                                               \
+#define PYCOMM_CHECK(condition, ...)                                                \
+  do {                                                                              \
     if (!(condition)) throw ::pycomm::InvalidArgument(::pycomm::text(__VA_ARGS__)); \
   } while (false)
 
 // Our own invariants: an internal error names the place.
-#define PYCOMM_DCHECK(condition)                                                              \
-  do {                                                                                        \
-    if (!(condition))                                                                         \
-      throw ::pycomm::Error(::pycomm::ErrorKind::internal,                                    \
+#define PYCOMM_DCHECK(condition)                                                                \
+  do {                                                                                          \
+    if (!(condition))                                                                           \
+      throw ::pycomm::Error(::pycomm::ErrorKind::internal,                                      \
                             ::pycomm::text(__FILE__, ":", __LINE__, ": broken: ", #condition)); \
   } while (false)

@@ -17,7 +17,8 @@ void divide(const View& dst, std::int64_t divisor) {
 }
 
 // One tile of a 16-bit reduction: the sum lives in f32.
-void reduce_half_tile(const View& dst, std::span<const Operand> operands, std::int64_t first, ReduceOp op, double scale) {
+void reduce_half_tile(const View& dst, std::span<const Operand> operands, std::int64_t first, ReduceOp op,
+                      double scale) {
   alignas(64) Tile sum;
   alignas(64) Tile term;
   const Kernels& k = kernels();
@@ -37,7 +38,8 @@ void reduce_half_tile(const View& dst, std::span<const Operand> operands, std::i
   k.cast[wide][half](dst.data, sum, dst.count, scale);
 }
 
-void reduce_plain_tile(const View& dst, std::span<const Operand> operands, std::int64_t first, ReduceOp op, Finish finish) {
+void reduce_plain_tile(const View& dst, std::span<const Operand> operands, std::int64_t first, ReduceOp op,
+                       Finish finish) {
   alignas(64) Tile sum;
   alignas(64) Tile term;
   const Kernels& k = kernels();
@@ -74,7 +76,8 @@ void copy_operand(const View& dst, Operand operand, Finish finish) {
 }
 
 void reduce_pair(const View& dst, Operand a, const std::byte* b, ReduceOp op, Finish finish) {
-  kernels().reduce[index_of(dst.dtype)][index_of(op)](dst.data, a.data, b, dst.count, {a.scale, finish.scale});
+  kernels().reduce[index_of(dst.dtype)][index_of(op)](dst.data, a.data, b, dst.count,
+                                                      {a.scale, finish.scale});
   divide(dst, finish.divisor);
 }
 

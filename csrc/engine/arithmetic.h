@@ -1,5 +1,5 @@
-// Sums of several contributions at once, for the executor. Works in tiles that stay in the first-level cache, so the accumulator
-// costs no memory traffic, and any source may be the destination.
+// Sums of several contributions at once, for the executor. Works in tiles that stay in the first-level cache,
+// so the accumulator costs no memory traffic, and any source may be the destination.
 #pragma once
 
 #include <span>
@@ -14,8 +14,8 @@ struct Operand {
   double scale = 1.0;
 };
 
-// dst = ((operands[0] op operands[1]) op ...) * result_scale, in that order. 16-bit types accumulate in f32 and are
-// rounded once. Integers take no scales; a divisor above 1 divides the result, truncating.
+// dst = ((operands[0] op operands[1]) op ...) * result_scale, in that order. 16-bit types accumulate in f32
+// and are rounded once. Integers take no scales; a divisor above 1 divides the result, truncating.
 struct Finish {
   double scale = 1.0;
   std::int64_t divisor = 1;

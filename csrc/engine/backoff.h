@@ -1,5 +1,5 @@
-// How a driver waits when nothing moves: it spins as long as a message takes, then lets others run, then sleeps, never
-// longer than an eighth of what it has waited already. Ranks may outnumber cores.
+// How a driver waits when nothing moves: it spins as long as a message takes, then lets others run, then
+// sleeps, never longer than an eighth of what it has waited already. Ranks may outnumber cores.
 #pragma once
 
 #include <algorithm>

@@ -6,19 +6,20 @@
 
 namespace pycomm {
 
-Bucketer::Bucketer(std::shared_ptr<Communicator> communicator, std::vector<View> buffers, std::vector<Slot> slots,
-                   Options options, std::shared_ptr<void> keepalive)
+Bucketer::Bucketer(std::shared_ptr<Communicator> communicator, std::vector<View> buffers,
+                   std::vector<Slot> slots, Options options, std::shared_ptr<void> keepalive)
     : communicator_(std::move(communicator)),
       buffers_(std::move(buffers)),
       slots_(std::move(slots)),
       options_(std::move(options)),
       keepalive_(std::move(keepalive)) {
   for (const Slot& slot : slots_) {
-    PYCOMM_CHECK(slot.bucket >= 0 && slot.bucket < static_cast<int>(buffers_.size()), "a slot lies in bucket ", slot.bucket,
-                 " of ", buffers_.size());
+    PYCOMM_CHECK(slot.bucket >= 0 && slot.bucket < static_cast<int>(buffers_.size()),
+                 "a slot lies in bucket ", slot.bucket, " of ", buffers_.size());
     const std::int64_t room = buffers_[slot.bucket].count;
-    PYCOMM_CHECK(slot.offset >= 0 && slot.count >= 0 && slot.offset + slot.count <= room, "a slot covers elements ", slot.offset,
-                 " to ", slot.offset + slot.count, " of a bucket of ", room);
+    PYCOMM_CHECK(slot.offset >= 0 && slot.count >= 0 && slot.offset + slot.count <= room,
+                 "a slot covers elements ", slot.offset, " to ", slot.offset + slot.count, " of a bucket of ",
+                 room);
   }
   reset();
 }
@@ -33,17 +34,24 @@ void Bucketer::reset() {
 }
 
 const Bucketer::Slot& Bucketer::checked(int slot, const char* call) const {
-  PYCOMM_CHECK(slot >= 0 && slot < static_cast<int>(slots_.size()), call, ": slot is ", slot, "; expected 0 to ",
-               static_cast<int>(slots_.size()) - 1);
-  PYCOMM_CHECK(!filled_[slot], call, ": slot ", slot, " of bucket ", slots_[slot].bucket, " was already filled in this round");
+  PYCOMM_CHECK(slot >= 0 && slot < static_cast<int>(slots_.size()), call, ": slot is ", slot,
+               "; expected 0 to ", static_cast<int>(slots_.size()) - 1);
+  check_open(call);
+  PYCOMM_CHECK(!filled_[slot], call, ": slot ", slot, " of bucket ", slots_[slot].bucket,
+               " was already filled in this round");
   return slots_[slot];
+}
+
+void Bucketer::check_open(const char* call) const {
+  PYCOMM_CHECK(!anybody_, call, ": this round is flushed; wait() ends it and begins the next");
 }
 
 int Bucketer::put(int index, const View& gradient, double scale) {
   const Slot& slot = checked(index, "put");
   const View place = buffers_[slot.bucket].slice(slot.offset, slot.count);
-  PYCOMM_CHECK(gradient.dtype == place.dtype && gradient.count == place.count, "put: the gradient of slot ", index, " is ",
-               name_of(gradient.dtype), " x ", gradient.count, "; expected ", name_of(place.dtype), " x ", place.count);
+  PYCOMM_CHECK(gradient.dtype == place.dtype && gradient.count == place.count, "put: the gradient of slot ",
+               index, " is ", name_of(gradient.dtype), " x ", gradient.count, "; expected ",
+               name_of(place.dtype), " x ", place.count);
   if (place.count > 0 && gradient.data != place.data)
     std::memcpy(place.data, gradient.data, static_cast<std::size_t>(place.bytes()));
   return mark(index, scale);
@@ -60,14 +68,16 @@ int Bucketer::mark(int index, double scale) {
 }
 
 void Bucketer::launch(int bucket, double scale) {
-  PYCOMM_CHECK(bucket == launched_ && bucket < static_cast<int>(buffers_.size()), "launch: bucket is ", bucket,
-               "; expected ", launched_, ", the next in order");
-  PYCOMM_CHECK(missing_[bucket] == 0, "launch: ", missing_[bucket], " slots of bucket ", bucket, " are not filled");
+  PYCOMM_CHECK(bucket == launched_ && bucket < static_cast<int>(buffers_.size()), "launch: bucket is ",
+               bucket, "; expected ", launched_, ", the next in order");
+  PYCOMM_CHECK(missing_[bucket] == 0, "launch: ", missing_[bucket], " slots of bucket ", bucket,
+               " are not filled");
   works_.push_back(reduce(buffers_[bucket], options_.op, scale, options_.codec, options_.algorithm));
   ++launched_;
 }
 
 void Bucketer::flush(double scale) {
+  check_open("flush");
   for (std::size_t i = 0; i < slots_.size(); ++i) {
     const Slot& slot = slots_[i];
     if (filled_[i]) continue;
@@ -78,7 +88,8 @@ void Bucketer::flush(double scale) {
   full_ = static_cast<int>(buffers_.size());
   while (launched_ < full_) launch(launched_, scale);
   anybody_ = std::make_shared<std::vector<std::uint8_t>>(filled_);
-  const View bits{reinterpret_cast<std::byte*>(anybody_->data()), static_cast<std::int64_t>(anybody_->size()), DType::u8};
+  const View bits{reinterpret_cast<std::byte*>(anybody_->data()), static_cast<std::int64_t>(anybody_->size()),
+                  DType::u8};
   works_.push_back(reduce(bits, ReduceOp::max, 1.0, {}, {}));
 }
 
@@ -108,7 +119,8 @@ std::shared_ptr<Work> Bucketer::reduce(const View& view, ReduceOp op, double sca
   call.algorithm = algorithm;
   call.soon = options_.soon;
   // Both the buckets and the bits must outlive the operation.
-  call.keepalive = std::make_shared<std::pair<std::shared_ptr<void>, std::shared_ptr<void>>>(keepalive_, anybody_);
+  call.keepalive =
+      std::make_shared<std::pair<std::shared_ptr<void>, std::shared_ptr<void>>>(keepalive_, anybody_);
   return communicator_->submit(std::move(call));
 }
 

@@ -1,8 +1,10 @@
-// Fuses gradients into buckets: flat buffers that are reduced as one. A slot is one gradient's place in a bucket.
+// Fuses gradients into buckets: flat buffers that are reduced as one. A slot is one gradient's place in a
+// bucket.
 //
-// A round: every slot is put (copied into its place) or marked (it already lies there), in any order; flush() zeroes
-// the slots that were not, launches what is not launched, and reduces which slots anybody filled; wait() ends the round. Bucket k
-// is launched after bucket k-1, so that all ranks launch in one order without asking each other.
+// A round: every slot is put (copied into its place) or marked (it already lies there), in any order; flush()
+// zeroes the slots that were not, launches what is not launched, and reduces which slots anybody filled;
+// wait() ends the round. Bucket k is launched after bucket k-1, so that all ranks launch in one order without
+// asking each other.
 #pragma once
 
 #include <cstdint>
@@ -31,8 +33,8 @@ class Bucketer {
   };
 
   // The keepalive holds the buffers' memory.
-  Bucketer(std::shared_ptr<Communicator> communicator, std::vector<View> buffers, std::vector<Slot> slots, Options options,
-           std::shared_ptr<void> keepalive);
+  Bucketer(std::shared_ptr<Communicator> communicator, std::vector<View> buffers, std::vector<Slot> slots,
+           Options options, std::shared_ptr<void> keepalive);
 
   // Both return how many buckets are full in order: all of 0 ... n-1.
   int put(int slot, const View& gradient, double scale);
@@ -52,15 +54,17 @@ class Bucketer {
   const std::vector<std::uint8_t>& used() const { return used_; }
 
  private:
+  void check_open(const char* call) const;
   const Slot& checked(int slot, const char* call) const;
-  std::shared_ptr<Work> reduce(const View& view, ReduceOp op, double scale, const std::string& codec, const std::string& algorithm);
+  std::shared_ptr<Work> reduce(const View& view, ReduceOp op, double scale, const std::string& codec,
+                               const std::string& algorithm);
 
   const std::shared_ptr<Communicator> communicator_;
   const std::vector<View> buffers_;
   const std::vector<Slot> slots_;
   const Options options_;
   const std::shared_ptr<void> keepalive_;
-  std::vector<std::uint8_t> filled_;  // by slot, this round
+  std::vector<std::uint8_t> filled_;                    // by slot, this round
   std::shared_ptr<std::vector<std::uint8_t>> anybody_;  // the same over all ranks, while it is reduced
   std::vector<std::uint8_t> used_;
   std::vector<int> missing_;  // slots to come, by bucket

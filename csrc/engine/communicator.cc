@@ -12,7 +12,9 @@ namespace {
 
 constexpr std::uint32_t kPairPlane = 1;  // lowest bit of a tag's context: sends and receives, not collectives
 
-bool is_pair(Collective collective) { return collective == Collective::send || collective == Collective::recv; }
+bool is_pair(Collective collective) {
+  return collective == Collective::send || collective == Collective::recv;
+}
 
 template <class T>
 std::uint8_t registry_index(const T& entry) {
@@ -30,14 +32,14 @@ std::int64_t checked_count(const Call& call, int rank, int size) {
   switch (call.collective) {
     case Collective::reduce_scatter: {
       const std::int64_t part = Partition{input.count, size}.size(rank);
-      PYCOMM_CHECK(output.count == part, "reduce_scatter: out has ", output.count, " elements; rank ", rank, " of ", size,
-                   " gets ", part, " of the input's ", input.count);
+      PYCOMM_CHECK(output.count == part, "reduce_scatter: out has ", output.count, " elements; rank ", rank,
+                   " of ", size, " gets ", part, " of the input's ", input.count);
       return input.count;
     }
     case Collective::all_gather: {
       const std::int64_t part = Partition{output.count, size}.size(rank);
-      PYCOMM_CHECK(input.count == part, "all_gather: the input has ", input.count, " elements; rank ", rank, " of ", size,
-                   " gives ", part, " of out's ", output.count);
+      PYCOMM_CHECK(input.count == part, "all_gather: the input has ", input.count, " elements; rank ", rank,
+                   " of ", size, " gives ", part, " of out's ", output.count);
       return output.count;
     }
     case Collective::barrier:
@@ -80,14 +82,15 @@ void check_codec(const Call& call, const Codec& codec) {
   if (codec.lossless) return;
   const DType dtype = call.input.dtype;
   const bool summed = call.op == ReduceOp::sum || call.op == ReduceOp::avg;
-  PYCOMM_CHECK(reduces(call.collective) && summed && (dtype == DType::f32 || dtype == DType::f64), "codec ", codec.name,
-               " with op ", name_of(call.op), " on ", name_of(dtype), " in ", name_of(call.collective),
+  PYCOMM_CHECK(reduces(call.collective) && summed && (dtype == DType::f32 || dtype == DType::f64), "codec ",
+               codec.name, " with op ", name_of(call.op), " on ", name_of(dtype), " in ",
+               name_of(call.collective),
                ": lossy codecs serve sum and avg of f32 and f64 in all_reduce and reduce_scatter");
 }
 
 void check_root(const Call& call, int rank, int size) {
-  PYCOMM_CHECK(call.root >= 0 && call.root < size, is_pair(call.collective) ? "peer" : "root", " is ", call.root,
-               "; expected a rank from 0 to ", size - 1);
+  PYCOMM_CHECK(call.root >= 0 && call.root < size, is_pair(call.collective) ? "peer" : "root", " is ",
+               call.root, "; expected a rank from 0 to ", size - 1);
   PYCOMM_CHECK(!is_pair(call.collective) || call.root != rank, name_of(call.collective), ": rank ", rank,
                " cannot exchange messages with itself");
 }
@@ -117,7 +120,8 @@ void place_scales(const Call& call, const Codec& codec, int size, Operation& ope
 
 }  // namespace
 
-Communicator::Communicator(std::shared_ptr<Engine> engine, std::shared_ptr<Group> group, std::int64_t segment_bytes)
+Communicator::Communicator(std::shared_ptr<Engine> engine, std::shared_ptr<Group> group,
+                           std::int64_t segment_bytes)
     : engine_(std::move(engine)),
       group_(std::move(group)),
       segment_bytes_(segment_bytes),
@@ -134,15 +138,18 @@ const Algorithm& Communicator::choose(const Call& call, const Codec& codec, std:
   std::string fitting;
   for (const Algorithm* other : algorithms_for(call.collective))
     if (keeps(*other, size(), codec, mapped_)) fitting += (fitting.empty() ? "" : ", ") + short_name(*other);
-  throw InvalidArgument(text(name_of(call.collective), " by ", short_name(algorithm), " cannot be done on ", size(),
-                             " ranks with codec ", codec.name, mapped_ ? "" : " on peers whose memory is not addressable",
+  throw InvalidArgument(text(name_of(call.collective), " by ", short_name(algorithm), " cannot be done on ",
+                             size(), " ranks with codec ", codec.name,
+                             mapped_ ? "" : " on peers whose memory is not addressable",
                              "; these can: ", fitting));
 }
 
-std::shared_ptr<const CompiledPlan> Communicator::plan_for(const Algorithm& algorithm, const Call& call, bool in_place) {
+std::shared_ptr<const CompiledPlan> Communicator::plan_for(const Algorithm& algorithm, const Call& call,
+                                                           bool in_place) {
   auto& plan = plans_[PlanKey{&algorithm, call.root, in_place}];
   if (!plan)
-    plan = std::make_shared<const CompiledPlan>(algorithm.plan({call.collective, rank(), size(), call.root}), in_place);
+    plan = std::make_shared<const CompiledPlan>(algorithm.plan({call.collective, rank(), size(), call.root}),
+                                                in_place);
   return plan;
 }
 
@@ -178,7 +185,7 @@ std::shared_ptr<Work> Communicator::submit(Call call) {
   header.codec = registry_index(codec);
   header.algorithm = pair ? 0 : registry_index(algorithm);
   header.count = static_cast<std::uint64_t>(count);
-  header.scale = call.scale;
+  header.scale = static_cast<float>(call.scale);
 
   Task task;
   task.work = std::make_shared<Work>(std::move(call.keepalive));
@@ -190,6 +197,10 @@ std::shared_ptr<Work> Communicator::submit(Call call) {
   const std::lock_guard lock(mutex_);
   operation.plan = plan_for(algorithm, call, in_place);
   header.sequence = pair ? pair_sequence_[{call.root, call.collective == Collective::send}]++ : sequence_++;
+  if (!pair) {
+    header.history = history_;
+    history_ = header.next_history();
+  }
   operation.tag = {2 * group_->context + (pair ? kPairPlane : 0), header.sequence};
   task.what = describe(header);
   task.start = [engine = engine_.get(), operation = std::move(operation)] {
@@ -219,7 +230,8 @@ std::string Communicator::algorithm_for(Collective collective, std::int64_t byte
   return short_name(choose(call, codec_named(codec_name.empty() ? "none" : codec_name), bytes));
 }
 
-std::shared_ptr<Communicator> Communicator::subgroup(std::uint32_t context, int rank, std::vector<int> world_ranks,
+std::shared_ptr<Communicator> Communicator::subgroup(std::uint32_t context, int rank,
+                                                     std::vector<int> world_ranks,
                                                      std::int64_t segment_bytes) const {
   engine_->check_usable();
   auto group = std::make_shared<Group>(context, rank, std::move(world_ranks));

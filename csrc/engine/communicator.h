@@ -1,4 +1,5 @@
-// A group of ranks and the calls they make together: checks a call, chooses its algorithm, and hands it to the driver.
+// A group of ranks and the calls they make together: checks a call, chooses its algorithm, and hands it to
+// the driver.
 #pragma once
 
 #include <map>
@@ -30,13 +31,14 @@ struct Call {
   std::shared_ptr<void> keepalive;
 };
 
-// Threads: any. Operations of one communicator start in the order of submit(), which must be the same on all its ranks; sends
-// and receives are matched per peer and independent of those.
+// Threads: any. Operations of one communicator start in the order of submit(), which must be the same on all
+// its ranks; sends and receives are matched per peer and independent of those.
 class Communicator {
  public:
   Communicator(std::shared_ptr<Engine> engine, std::shared_ptr<Group> group, std::int64_t segment_bytes);
 
-  // Never blocks. Throws InvalidArgument before anything moves, or the first cause if the communicator is broken.
+  // Never blocks. Throws InvalidArgument before anything moves, or the first cause if the communicator is
+  // broken.
   std::shared_ptr<Work> submit(Call call);
 
   // True once the work is done. Call again as long as you want to wait.
@@ -53,9 +55,11 @@ class Communicator {
   std::optional<Failure> failure() const { return group_->failure(); }
 
   // The short name of the algorithm that would run.
-  std::string algorithm_for(Collective collective, std::int64_t bytes, DType dtype, const std::string& codec) const;
+  std::string algorithm_for(Collective collective, std::int64_t bytes, DType dtype,
+                            const std::string& codec) const;
 
-  // The ranks with `world_ranks` of this communicator's world become one. All of them must give the same context and segment.
+  // The ranks with `world_ranks` of this communicator's world become one. All of them must give the same
+  // context and segment.
   std::shared_ptr<Communicator> subgroup(std::uint32_t context, int rank, std::vector<int> world_ranks,
                                          std::int64_t segment_bytes) const;
   // The smallest segment that the pairs between this rank and these prefer.
@@ -80,6 +84,7 @@ class Communicator {
 
   std::mutex mutex_;  // guards the rest, and makes numbering and submitting one act
   std::uint32_t sequence_ = 0;
+  std::uint32_t history_ = 0;                                    // digest of the collectives so far
   std::map<std::pair<int, bool>, std::uint32_t> pair_sequence_;  // by (peer, sending)
   std::map<PlanKey, std::shared_ptr<const CompiledPlan>> plans_;
 };

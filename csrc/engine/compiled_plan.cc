@@ -18,8 +18,8 @@ class Dependencies {
  public:
   explicit Dependencies(bool in_place) : in_place_(in_place) {}
 
-  // Steps must be added in order. Readers wait for the last writers; writers wait for those and for the readers
-  // since: by induction nothing else is needed.
+  // Steps must be added in order. Readers wait for the last writers; writers wait for those and for the
+  // readers since: by induction nothing else is needed.
   void add(int index, CompiledStep& compiled) {
     const Step& step = compiled.step;
     const Touches touches = touches_of(step);

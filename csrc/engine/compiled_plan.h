@@ -1,6 +1,6 @@
-// A plan made ready to run: its steps in one list, what each waits for, and the channels along which its messages
-// travel. Depends on the plan and on whether input and output are the same memory, not on sizes: communicators keep
-// compiled plans.
+// A plan made ready to run: its steps in one list, what each waits for, and the channels along which its
+// messages travel. Depends on the plan and on whether input and output are the same memory, not on sizes:
+// communicators keep compiled plans.
 #pragma once
 
 #include <vector>

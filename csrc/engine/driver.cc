@@ -10,8 +10,19 @@
 namespace pycomm {
 namespace {
 
-// News that a communicator broke: context, kind, then the reason.
-struct Notice {
+// Since when a rank that has left is waited for in vain: what it sent before arrives within this.
+constexpr std::chrono::seconds kFarewell{1};
+
+double seconds(Clock::duration duration) {
+  return std::chrono::duration<double>(duration).count();
+}
+
+}  // namespace
+
+// What ranks tell each other outside operations: a communicator broke (kind, then the reason), or the sender
+// leaves.
+struct Driver::Notice {
+  static constexpr std::uint32_t kLeaving = ~0u;  // in place of a context
   std::uint32_t context = 0;
   ErrorKind kind = ErrorKind::aborted;
   std::string what;
@@ -37,10 +48,6 @@ struct Notice {
     return notice;
   }
 };
-
-double seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
-
-}  // namespace
 
 Driver::Driver(Router& router, int collectives_in_flight, bool progress_thread)
     : router_(router), collectives_in_flight_(collectives_in_flight), has_thread_(progress_thread) {
@@ -76,7 +83,7 @@ void Driver::abort(const std::shared_ptr<Group>& group, const Failure& failure) 
   }
   driving_ = true;
   lock.unlock();
-  pass();
+  pass_or_break();
   lock.lock();
   driving_ = false;
   if (waiting_ > 0) turn_.notify_all();
@@ -127,7 +134,7 @@ void Driver::drive(Done done) {
   const FloatMode float_mode;
   Backoff backoff;
   while (!done()) {
-    if (pass()) {
+    if (pass_or_break()) {
       backoff.reset();
       continue;
     }
@@ -141,6 +148,18 @@ void Driver::drive(Done done) {
   }
 }
 
+// A transport that fails outside any one operation breaks all of them.
+bool Driver::pass_or_break() {
+  try {
+    return pass();
+  } catch (const std::exception& error) {
+    for (Task& task : active_)
+      if (!task.work->done()) fail(task, ErrorKind::transport, error.what());
+    clear_ended();
+    return true;
+  }
+}
+
 bool Driver::pass() {
   if (inbox_full_.load(std::memory_order_relaxed)) {
     send_news();
@@ -150,26 +169,41 @@ bool Driver::pass() {
     inbox_full_.store(false, std::memory_order_relaxed);
   }
   bool moved = false;
-  ended_ = 0;
+  for (Task& task : active_) moved |= run(task);
+  if (!moved) {
+    moved = read_control();
+    std::erase_if(pinned_, [](Task& task) { return withdrawn(*task.executor); });
+  }
+  clear_ended();
+  return moved;
+}
+
+void Driver::clear_ended() {
+  std::size_t ended = 0;
   for (auto task = active_.begin(); task != active_.end();) {
-    moved |= run(*task);
     const auto next = std::next(task);
     if (task->work->done()) {
-      if (task->executor && !task->executor->finished()) pinned_.splice(pinned_.end(), active_, task);
-      else active_.erase(task);
+      ++ended;
+      if (task->executor && !task->executor->finished())
+        pinned_.splice(pinned_.end(), active_, task);
+      else
+        active_.erase(task);
     }
     task = next;
   }
-  if (!moved) {
-    moved = read_control();
-    std::erase_if(pinned_, [](Task& task) { return task.executor->withdraw(); });
+  if (ended == 0) return;
+  const std::lock_guard lock(mutex_);
+  pending_ -= ended;
+  if (waiting_ > 0) turn_.notify_all();
+}
+
+// A transport that cannot even tell keeps the buffers.
+bool Driver::withdrawn(Executor& executor) {
+  try {
+    return executor.withdraw();
+  } catch (const Error&) {
+    return false;
   }
-  if (ended_ > 0) {
-    const std::lock_guard lock(mutex_);
-    pending_ -= ended_;
-    if (waiting_ > 0) turn_.notify_all();
-  }
-  return moved;
 }
 
 bool Driver::run(Task& task) {
@@ -196,10 +230,15 @@ bool Driver::run(Task& task) {
   return true;
 }
 
-// Throws Timeout, or returns false.
+// Throws when the deadline is over, or when a rank that it waits for has left; else returns false.
 bool Driver::past_deadline(Task& task) {
-  const double elapsed = seconds(Clock::now() - task.work->submitted());
-  if (elapsed < task.timeout_s) return false;
+  const auto now = Clock::now();
+  if (task.executor)
+    for (const auto& [peer, since] : left_)
+      if (now - since > kFarewell && task.executor->waits_for(peer))
+        throw Aborted(text("world rank ", peer, " has left: it ended or called shutdown(); waiting for ",
+                           task.executor->waiting_for()));
+  if (seconds(now - task.work->submitted()) < task.timeout_s) return false;
   throw Timeout(text("no end after ", task.timeout_s, " s: ",
                      task.executor ? "waiting for " + task.executor->waiting_for()
                                    : std::string("waiting for earlier operations of the communicator")));
@@ -208,7 +247,6 @@ bool Driver::past_deadline(Task& task) {
 void Driver::end(Task& task, std::optional<Failure> failure) {
   if (task.executor && task.collective) --task.group->running;
   task.work->finish(std::move(failure), task.executor ? task.executor->bytes_sent() : 0);
-  ++ended_;
 }
 
 void Driver::fail(Task& task, ErrorKind kind, const std::string& what) {
@@ -220,14 +258,7 @@ void Driver::fail(Task& task, ErrorKind kind, const std::string& what) {
     task.group->fail(failure);
     tell_peers(*task.group, failure);
   }
-  bool ours = true;
-  if (task.executor) {
-    try {
-      ours = task.executor->withdraw();
-    } catch (const Error&) {
-      ours = false;  // the transport is broken: keep the buffers
-    }
-  }
+  const bool ours = !task.executor || withdrawn(*task.executor);
   end(task, failure);
   if (ours) task.executor.reset();
 }
@@ -244,13 +275,16 @@ void Driver::send_news() {
 
 void Driver::tell_peers(const Group& group, const Failure& failure) {
   const Notice notice{group.context, failure.kind, failure.what};
-  for (int peer : group.world_ranks) {
-    if (peer == router_.rank()) continue;
-    try {
-      router_.to(peer).post_control(peer, notice.pack());
-    } catch (const Error&) {
-      // That peer cannot be reached: it will find out by its own deadline. The cause is already on its way to the caller.
-    }
+  for (int peer : group.world_ranks) post_notice(peer, notice);
+}
+
+void Driver::post_notice(int peer, const Notice& notice) {
+  if (peer == router_.rank()) return;
+  try {
+    router_.to(peer).post_control(peer, notice.pack());
+  } catch (const Error&) {
+    // That peer cannot be reached: it will find out by its own deadline. Our own caller learns the first
+    // cause.
   }
 }
 
@@ -260,6 +294,10 @@ bool Driver::read_control() {
   while (router_.poll_control(&frame)) {
     any = true;
     const Notice notice = Notice::unpack(frame.bytes);
+    if (notice.context == Notice::kLeaving) {
+      left_.emplace(frame.peer, Clock::now());
+      continue;
+    }
     const Failure failure{notice.kind, notice.what};
     const std::lock_guard lock(mutex_);
     const auto found = groups_.find(notice.context);
@@ -291,14 +329,13 @@ bool Driver::stop() {
   for (Task& task : active_)
     if (task.executor) pinned_.push_back(std::move(task));
   active_.clear();
-  std::erase_if(pinned_, [](Task& task) {
-    try {
-      return task.executor->withdraw();
-    } catch (const Error&) {
-      return false;
-    }
-  });
+  std::erase_if(pinned_, [](Task& task) { return withdrawn(*task.executor); });
+  say_goodbye();
   return pinned_.empty();
+}
+
+void Driver::say_goodbye() {
+  for (int peer : router_.contacts()) post_notice(peer, {Notice::kLeaving, ErrorKind::aborted, {}});
 }
 
 }  // namespace pycomm

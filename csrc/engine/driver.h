@@ -1,9 +1,10 @@
-// Advances all operations in flight. At most one thread drives at a time: a caller that waits while nobody drives, else the
-// progress thread. A blocking call on an idle engine so runs where it is, because handing it to another thread costs more
-// than a small message; a caller that finds someone driving sleeps until its operation is done or the turn is free.
+// Advances all operations in flight. At most one thread drives at a time: a caller that waits while nobody
+// drives, else the progress thread. A blocking call on an idle engine so runs where it is, because handing it
+// to another thread costs more than a small message; a caller that finds someone driving sleeps until its
+// operation is done or the turn is free.
 //
-// Submitting takes `mutex_` for a moment and never waits for the driver. Everything below "driver only" belongs to whoever has the
-// turn (`driving_`), which passes from thread to thread under `mutex_`.
+// Submitting takes `mutex_` for a moment and never waits for the driver. Everything below "driver only"
+// belongs to whoever has the turn (`driving_`), which passes from thread to thread under `mutex_`.
 #pragma once
 
 #include <atomic>
@@ -27,7 +28,7 @@ struct Task {
   std::shared_ptr<Work> work;
   std::shared_ptr<Group> group;
   std::function<std::unique_ptr<Executor>()> start;  // called by the driver
-  std::string what;                                  // "all_reduce(f32 x 1000, ...), operation 7 of communicator 0"
+  std::string what;  // "all_reduce(f32 x 1000, ...), operation 7 of communicator 0"
   double timeout_s = 0;
   bool collective = true;  // collectives of one group start in order, and only some run at once
 
@@ -56,7 +57,14 @@ class Driver {
   bool stop();
 
  private:
+  struct Notice;
+
   bool pass();
+  bool pass_or_break();
+  void clear_ended();
+  static bool withdrawn(Executor& executor);
+  void post_notice(int peer, const Notice& notice);
+  void say_goodbye();
   bool run(Task& task);
   void end(Task& task, std::optional<Failure> failure);
   void fail(Task& task, ErrorKind kind, const std::string& what);
@@ -72,13 +80,13 @@ class Driver {
   const int collectives_in_flight_;
   const bool has_thread_;
 
-  std::mutex mutex_;  // guards until "driver only"
+  std::mutex mutex_;              // guards until "driver only"
   std::condition_variable turn_;  // the turn is free, or a work is done
   std::condition_variable more_;  // there is something to drive
   std::vector<Task> inbox_;
   std::vector<std::pair<std::shared_ptr<Group>, Failure>> outbox_;  // news for peers
-  std::size_t pending_ = 0;  // submitted and not done
-  int waiting_ = 0;          // threads in turn_
+  std::size_t pending_ = 0;                                         // submitted and not done
+  int waiting_ = 0;                                                 // threads in turn_
   bool driving_ = false;
   bool sleeping_ = false;  // the driver backs off, in more_
   std::map<std::uint32_t, std::weak_ptr<Group>> groups_;
@@ -88,8 +96,8 @@ class Driver {
 
   // Driver only.
   std::list<Task> active_;
-  std::list<Task> pinned_;  // failed, but a transport still uses their buffers
-  std::size_t ended_ = 0;   // in this pass
+  std::list<Task> pinned_;                 // failed, but a transport still uses their buffers
+  std::map<int, Clock::time_point> left_;  // world ranks that have gone, and since when we know
 
   std::thread thread_;
 };

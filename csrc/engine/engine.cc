@@ -25,7 +25,8 @@ std::unique_ptr<Bootstrap> open_bootstrap(const Environment& environment) {
 
 }  // namespace
 
-std::shared_ptr<Engine> Engine::create(const Environment& environment, const Settings& settings, bool progress_thread) {
+std::shared_ptr<Engine> Engine::create(const Environment& environment, const Settings& settings,
+                                       bool progress_thread) {
   std::shared_ptr<Engine> engine(new Engine);
   engine->rank_ = environment.rank;
   engine->size_ = environment.size;
@@ -55,12 +56,13 @@ void Engine::agree(const Settings& mine) {
   for (std::size_t rank = 1; rank < all.size(); ++rank) {
     if (all[rank] == all[0]) continue;
     if (all[rank].substr(0, all[rank].find('\n')) != all[0].substr(0, newline))
-      throw MismatchError(text("rank ", rank, " runs another pycomm (", all[rank].substr(0, all[rank].find('\n')),
-                               ") than rank 0 (", all[0].substr(0, newline), ")"));
+      throw MismatchError(text("rank ", rank, " runs another pycomm (",
+                               all[rank].substr(0, all[rank].find('\n')), ") than rank 0 (",
+                               all[0].substr(0, newline), ")"));
     if (rank_ == 0)
       warnings_.push_back(text("rank ", rank, " was started with other settings (",
-                               all[rank].substr(all[rank].find('\n') + 1), ") than rank 0 (", all[0].substr(newline + 1),
-                               "); all ranks use those of rank 0"));
+                               all[rank].substr(all[rank].find('\n') + 1), ") than rank 0 (",
+                               all[0].substr(newline + 1), "); all ranks use those of rank 0"));
   }
   settings_ = Settings::from_text(all[0].substr(newline + 1));
 }
@@ -71,18 +73,16 @@ void Engine::check_usable() const {
 }
 
 bool Engine::close() {
-  if (fork_guard_.forked() || closed_) return true;
-  closed_ = true;
-  const bool ours = !parts_->driver || parts_->driver->stop();
-  if (ours) {
-    parts_->driver.reset();
-    parts_->router.reset();
-    parts_->bootstrap.reset();
-  } else {
+  if (fork_guard_.forked() || closed_.exchange(true)) return true;
+  if (parts_->driver && !parts_->driver->stop()) {
     // A transport may still write to our buffers: nothing of this may be freed.
     static_cast<void>(parts_.release());
+    return false;
   }
-  return ours;
+  // The driver stays, to refuse calls of other threads.
+  parts_->router.reset();
+  parts_->bootstrap.reset();
+  return true;
 }
 
 Engine::~Engine() {

@@ -1,7 +1,8 @@
-// One engine per init(): the transports of one rank, the driver that moves everything over them, and the memory they
-// borrow. Communicators share it.
+// One engine per init(): the transports of one rank, the driver that moves everything over them, and the
+// memory they borrow. Communicators share it.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,7 +20,8 @@ class Engine {
  public:
   // Collective over the environment's ranks. All ranks end with rank 0's settings; differences are named in
   // warnings() of rank 0.
-  static std::shared_ptr<Engine> create(const Environment& environment, const Settings& settings, bool progress_thread);
+  static std::shared_ptr<Engine> create(const Environment& environment, const Settings& settings,
+                                        bool progress_thread);
   ~Engine();
 
   // Stops everything; pending operations fail with Aborted. True when nothing is left in a transport's hands.
@@ -54,7 +56,7 @@ class Engine {
   int rank_ = 0;
   int size_ = 1;
   bool progress_thread_ = false;
-  bool closed_ = false;
+  std::atomic<bool> closed_{false};
   std::int64_t segment_bytes_ = 0;
   Settings settings_;
   std::vector<std::string> warnings_;

@@ -1,4 +1,5 @@
-// Runs one rank's part of one operation, a little further with every advance(). It never waits itself. Used by the driver only.
+// Runs one rank's part of one operation, a little further with every advance(). It never waits itself. Used
+// by the driver only.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +19,11 @@ class Executor {
   // What it waits for: "recv from rank 1 in stage 2 of 6 (chunk 3, segment 4 of 8)".
   virtual std::string waiting_for() const = 0;
 
-  // Gives up all messages in flight. True: no transport uses our memory any more. False: call again later; until
-  // then the executor and the caller's buffers must live.
+  // Whether something has still to come from that rank.
+  virtual bool waits_for(int world_peer) const = 0;
+
+  // Gives up all messages in flight. True: no transport uses our memory any more. False: call again later;
+  // until then the executor and the caller's buffers must live.
   virtual bool withdraw() = 0;
 };
 

@@ -8,14 +8,18 @@
 namespace pycomm {
 namespace {
 
-// The first message to a peer carries its payload behind the header when it is at most this long; longer ones follow
-// by themselves, so that they are received in place.
+// The first message to a peer carries its payload behind the header when it is at most this long; longer ones
+// follow by themselves, so that they are received in place.
 constexpr std::size_t kInlineBytes = 4096 - sizeof(Header);
 
 }  // namespace
 
 HostExecutor::HostExecutor(Operation operation, Router& router, Staging& staging)
-    : operation_(std::move(operation)), world_ranks_(operation_.group->world_ranks), plan_(*operation_.plan), router_(router), staging_(staging) {
+    : operation_(std::move(operation)),
+      world_ranks_(operation_.group->world_ranks),
+      plan_(*operation_.plan),
+      router_(router),
+      staging_(staging) {
   const DType dtype = operation_.input.dtype;
   partition_ = Partition{static_cast<std::int64_t>(operation_.header.count), plan_.chunks};
   const std::int64_t segment = operation_.segment_count;
@@ -28,7 +32,8 @@ HostExecutor::HostExecutor(Operation operation, Router& router, Staging& staging
     if (step.op == Op::meet) {
       progress_[i].parts_left = 2 * static_cast<int>(step.peers.size());
     } else {
-      progress_[i].segments = std::max<std::int64_t>(1, (partition_.size(step.chunk) + segment - 1) / segment);
+      progress_[i].segments =
+          std::max<std::int64_t>(1, (partition_.size(step.chunk) + segment - 1) / segment);
     }
   }
   unfinished_ = plan_.steps.size();
@@ -38,13 +43,15 @@ HostExecutor::HostExecutor(Operation operation, Router& router, Staging& staging
     for (const Channel& channel : plan_.channels) {
       if (channel.outgoing != outgoing) continue;
       const int world_peer = world_ranks_[channel.peer];
+      router_.note_contact(world_peer);
       Transport& transport = router_.to(world_peer);
       const auto window = static_cast<std::size_t>(router_.pacing(world_peer).window);
       lanes_.push_back(Lane{&channel, &transport, world_peer, window, 0, 0, false, {}});
     }
   }
   if (plan_.scratch_slots > 0)
-    scratch_ = staging_.take(plan_.scratch_slots * std::max<std::int64_t>(1, partition_.largest()) * size_of(dtype));
+    scratch_ =
+        staging_.take(plan_.scratch_slots * std::max<std::int64_t>(1, partition_.largest()) * size_of(dtype));
   if (lossy()) {
     kept_ = staging_.take(plan_.chunks * segments_per_chunk_ * wire_segment_bytes_);
     kept_valid_.assign(plan_.chunks * segments_per_chunk_, 0);
@@ -63,7 +70,8 @@ bool HostExecutor::advance() {
   return moved;
 }
 
-// --- messages out ---------------------------------------------------------------------------------------------
+// --- messages out
+// ---------------------------------------------------------------------------------------------
 
 bool HostExecutor::advance_outgoing(Lane& lane) {
   bool moved = false;
@@ -73,7 +81,8 @@ bool HostExecutor::advance_outgoing(Lane& lane) {
     if (step >= 0) complete(step);
     moved = true;
   }
-  while (lane.flights.size() < lane.window && lane.next < lane.channel->steps.size() && post_send(lane)) moved = true;
+  while (lane.flights.size() < lane.window && lane.next < lane.channel->steps.size() && post_send(lane))
+    moved = true;
   return moved;
 }
 
@@ -85,7 +94,8 @@ bool HostExecutor::post_send(Lane& lane) {
   if (!lane.opened && bytes > kInlineBytes) {
     flight.block = staging_.take(sizeof(Header));
     std::memcpy(flight.block.data(), &operation_.header, sizeof(Header));
-    flight.ticket = lane.transport->post_send(lane.world_peer, operation_.tag, {flight.block.data(), sizeof(Header)});
+    flight.ticket =
+        lane.transport->post_send(lane.world_peer, operation_.tag, {flight.block.data(), sizeof(Header)});
     lane.opened = true;
     lane.flights.push_back(std::move(flight));
     return true;
@@ -102,8 +112,8 @@ bool HostExecutor::post_send(Lane& lane) {
     std::memcpy(message.data(), &operation_.header, sizeof(Header));
     if (bytes > 0) std::memcpy(message.data() + sizeof(Header), flight.wire, bytes);
     flight.block = std::move(message);
-    flight.ticket =
-        lane.transport->post_send(lane.world_peer, operation_.tag, {flight.block.data(), sizeof(Header) + bytes});
+    flight.ticket = lane.transport->post_send(lane.world_peer, operation_.tag,
+                                              {flight.block.data(), sizeof(Header) + bytes});
     lane.opened = true;
   }
   bytes_sent_ += static_cast<std::int64_t>(bytes);
@@ -134,7 +144,8 @@ std::byte* HostExecutor::payload_of(int index, std::int64_t segment, Staging::Bl
   return block.data();
 }
 
-// --- messages in ----------------------------------------------------------------------------------------------
+// --- messages in
+// ----------------------------------------------------------------------------------------------
 
 bool HostExecutor::advance_incoming(Lane& lane) {
   bool moved = false;
@@ -151,7 +162,8 @@ bool HostExecutor::advance_incoming(Lane& lane) {
     lane.flights.pop_front();
     moved = true;
   }
-  while (lane.flights.size() < lane.window && lane.next < lane.channel->steps.size() && post_recv(lane)) moved = true;
+  while (lane.flights.size() < lane.window && lane.next < lane.channel->steps.size() && post_recv(lane))
+    moved = true;
   return moved;
 }
 
@@ -197,12 +209,12 @@ void HostExecutor::land(Lane& lane, Flight& flight, std::size_t bytes) {
   if (flight.opening) {
     Header theirs;
     if (bytes < sizeof(Header))
-      throw MismatchError(text("rank ", lane.channel->peer, " sent ", bytes, " bytes where a header of ", sizeof(Header),
-                               " bytes was expected: its pycomm differs from this one"));
+      throw MismatchError(text("rank ", lane.channel->peer, " sent ", bytes, " bytes where a header of ",
+                               sizeof(Header), " bytes was expected: its pycomm differs from this one"));
     std::memcpy(&theirs, flight.block.data(), sizeof(Header));
     if (!(theirs == operation_.header))
-      throw MismatchError(text("rank ", lane.channel->peer, " called ", describe(theirs), ", rank ", operation_.group->rank,
-                               " called ", describe(operation_.header)));
+      throw MismatchError(
+          describe_mismatch(lane.channel->peer, theirs, operation_.group->rank, operation_.header));
     lane.opened = true;
     const int step = lane.channel->steps[0];
     const auto expected = static_cast<std::size_t>(payload_bytes(step, 0));
@@ -217,8 +229,9 @@ void HostExecutor::land(Lane& lane, Flight& flight, std::size_t bytes) {
     }
   }
   if (bytes != flight.bytes)
-    throw MismatchError(text("rank ", lane.channel->peer, " sent ", bytes, " bytes where rank ", operation_.group->rank,
-                             " expected ", flight.bytes, ", in ", describe(operation_.header)));
+    throw MismatchError(text("rank ", lane.channel->peer, " sent ", bytes, " bytes where rank ",
+                             operation_.group->rank, " expected ", flight.bytes, ", in ",
+                             describe(operation_.header)));
 }
 
 bool HostExecutor::apply(const Lane& lane, const Flight& flight) {
@@ -260,10 +273,11 @@ void HostExecutor::apply_payload(const Flight& flight) {
   forget_wire(step.dst, step.chunk, flight.segment);
 }
 
-// --- steps without messages -----------------------------------------------------------------------------------
+// --- steps without messages
+// -----------------------------------------------------------------------------------
 
-// Round robin, a segment of each step that is ready: a segment that one step has just written is read by the next while it
-// is in the cache.
+// Round robin, a segment of each step that is ready: a segment that one step has just written is read by the
+// next while it is in the cache.
 bool HostExecutor::advance_local() {
   bool moved = false;
   for (bool again = true; again;) {
@@ -290,7 +304,8 @@ void HostExecutor::run_local(int index, std::int64_t segment) {
   std::vector<Operand> operands;
   switch (step.op) {
     case Op::copy:
-      copy_operand(dst, {segment_view(step.src, step.chunk, segment).data, contribution_scale(step.src)}, finish_of(step));
+      copy_operand(dst, {segment_view(step.src, step.chunk, segment).data, contribution_scale(step.src)},
+                   finish_of(step));
       break;
     case Op::reduce:
       for (Buffer source : step.sources)
@@ -299,7 +314,8 @@ void HostExecutor::run_local(int index, std::int64_t segment) {
       break;
     case Op::reduce_from:
       for (int peer : step.peers)
-        operands.push_back({peer_segment_view(peer, step.src, step.chunk, segment).data, contribution_scale(step.src)});
+        operands.push_back(
+            {peer_segment_view(peer, step.src, step.chunk, segment).data, contribution_scale(step.src)});
       reduce_operands(dst, operands, operation_.op, finish_of(step));
       break;
     case Op::store_to: {
@@ -318,7 +334,8 @@ void HostExecutor::run_local(int index, std::int64_t segment) {
   forget_wire(step.dst, step.chunk, segment);
 }
 
-// --- progress -------------------------------------------------------------------------------------------------
+// --- progress
+// -------------------------------------------------------------------------------------------------
 
 void HostExecutor::step_on(Lane& lane) {
   if (++lane.next_segment < progress_[lane.channel->steps[lane.next]].segments) return;
@@ -359,13 +376,14 @@ std::string HostExecutor::waiting_for() const {
   }
   if (!oldest) return "its own steps";
   const Progress& progress = progress_[oldest_step];
-  return text(oldest->channel->outgoing ? "send to" : "recv from", " rank ", oldest->channel->peer, " in stage ",
-              plan_.steps[oldest_step].stage + 1, " of ", plan_.stages, " (chunk ", plan_.steps[oldest_step].step.chunk,
-              ", segment ", std::min(progress.done + 1, progress.segments), " of ", progress.segments, ")");
+  return text(oldest->channel->outgoing ? "send to" : "recv from", " rank ", oldest->channel->peer,
+              " in stage ", plan_.steps[oldest_step].stage + 1, " of ", plan_.stages, " (chunk ",
+              plan_.steps[oldest_step].step.chunk, ", segment ",
+              std::min(progress.done + 1, progress.segments), " of ", progress.segments, ")");
 }
 
 bool HostExecutor::withdraw() {
-  bool ours = true;
+  bool ours = !exposed();
   for (Lane& lane : lanes_) {
     lane.next = lane.channel->steps.size();
     std::erase_if(lane.flights, [&](Flight& flight) {
@@ -377,7 +395,30 @@ bool HostExecutor::withdraw() {
   return ours;
 }
 
-// --- where things lie -----------------------------------------------------------------------------------------
+// Whether peers may read and write our buffers: they know where these lie, and have not all come to the last
+// meet.
+bool HostExecutor::exposed() const {
+  bool sent = false;
+  bool open = false;
+  for (std::size_t i = 0; i < progress_.size(); ++i) {
+    const Step& step = plan_.steps[i].step;
+    if (step.op != Op::meet) continue;
+    sent |= progress_[i].parts_left < 2 * static_cast<int>(step.peers.size());
+    open = progress_[i].done == 0;
+  }
+  return sent && open;
+}
+
+bool HostExecutor::waits_for(int world_peer) const {
+  for (const Lane& lane : lanes_)
+    if (!lane.channel->outgoing && lane.world_peer == world_peer &&
+        (!lane.flights.empty() || lane.next < lane.channel->steps.size()))
+      return true;
+  return false;
+}
+
+// --- where things lie
+// -----------------------------------------------------------------------------------------
 
 std::int64_t HostExecutor::chunk_offset(Buffer buffer, int chunk) const {
   const bool one_chunk = (buffer == kInput && operation_.collective == Collective::all_gather) ||

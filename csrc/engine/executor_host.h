@@ -1,8 +1,9 @@
-// The executor over host memory. What plans leave out lives here: cutting chunks into segments, overlap of stages, codecs, scales,
-// the header, and the words for what an operation waits for.
+// The executor over host memory. What plans leave out lives here: cutting chunks into segments, overlap of
+// stages, codecs, scales, the header, and the words for what an operation waits for.
 //
-// A lossy codec's wires of finished chunks are kept for the length of the operation: the owner encodes once and decodes its
-// own wire too, and receivers forward what they got. So all ranks end with the same bits whatever the codec.
+// A lossy codec's wires of finished chunks are kept for the length of the operation: the owner encodes once
+// and decodes its own wire too, and receivers forward what they got. So all ranks end with the same bits
+// whatever the codec.
 #pragma once
 
 #include <array>
@@ -29,7 +30,7 @@ namespace pycomm {
 struct Operation {
   Header header;
   Collective collective = Collective::barrier;
-  View input;   // see plan.h for which chunks input and output hold
+  View input;  // see plan.h for which chunks input and output hold
   View output;
   ReduceOp op = ReduceOp::sum;  // never avg: that is a sum with a scale or a divisor
   const Codec* codec = nullptr;
@@ -49,6 +50,7 @@ class HostExecutor final : public Executor {
   bool finished() const override { return unfinished_ == 0; }
   std::int64_t bytes_sent() const override { return bytes_sent_; }
   std::string waiting_for() const override;
+  bool waits_for(int world_peer) const override;
   bool withdraw() override;
 
  private:
@@ -94,6 +96,7 @@ class HostExecutor final : public Executor {
   // The payload of a send: where it lies, encoded into `block` when it must be.
   std::byte* payload_of(int step, std::int64_t segment, Staging::Block& block);
   std::int64_t payload_bytes(int step, std::int64_t segment) const;
+  bool exposed() const;
   void step_on(Lane& lane);
   void complete(int step);
   bool ready(int step, std::int64_t segment) const;
@@ -107,7 +110,9 @@ class HostExecutor final : public Executor {
 
   // Wires of finished chunks.
   std::byte* kept_wire(int chunk, std::int64_t segment) const;
-  std::size_t kept_index(int chunk, std::int64_t segment) const { return chunk * segments_per_chunk_ + segment; }
+  std::size_t kept_index(int chunk, std::int64_t segment) const {
+    return chunk * segments_per_chunk_ + segment;
+  }
   bool lossy() const { return !operation_.codec->lossless; }
   void forget_wire(Buffer dst, int chunk, std::int64_t segment);
 
@@ -127,7 +132,7 @@ class HostExecutor final : public Executor {
   Staging::Block scratch_;
   Staging::Block kept_;
   std::vector<std::uint8_t> kept_valid_;
-  std::array<Region, 2> regions_{};              // of our input and output, for peers
+  std::array<Region, 2> regions_{};  // of our input and output, for peers
   std::vector<std::array<Region, 2>> peer_regions_;
 };
 

@@ -21,12 +21,15 @@ std::atomic<unsigned>& generation() {
 
 ForkGuard::ForkGuard() : generation_(generation().load(std::memory_order_relaxed)) {}
 
-bool ForkGuard::forked() const { return generation().load(std::memory_order_relaxed) != generation_; }
+bool ForkGuard::forked() const {
+  return generation().load(std::memory_order_relaxed) != generation_;
+}
 
 void ForkGuard::check() const {
   if (forked())
     throw Aborted(
-        "this process was forked from one that had called pycomm.init(); communicators do not survive a fork: start such "
+        "this process was forked from one that had called pycomm.init(); communicators do not survive a "
+        "fork: start such "
         "workers before init(), or with the 'spawn' method");
 }
 

@@ -1,5 +1,5 @@
-// Knows whether this process is the one that started an engine, or a child forked from it: threads, MPI and shared memory do
-// not survive a fork.
+// Knows whether this process is the one that started an engine, or a child forked from it: threads, MPI and
+// shared memory do not survive a fork.
 #pragma once
 
 namespace pycomm {

@@ -15,7 +15,8 @@ double number(const std::string& value, const std::string& name, double least, d
   const double parsed = std::strtod(value.c_str(), &end);
   const bool good = end != value.c_str() && *end == '\0' && parsed >= least && parsed <= most &&
                     (!whole || std::floor(parsed) == parsed);
-  PYCOMM_CHECK(good, name, " is '", value, "'; expected a ", whole ? "whole " : "", "number from ", least, " to ", most);
+  PYCOMM_CHECK(good, name, " is '", value, "'; expected a ", whole ? "whole " : "", "number from ", least,
+               " to ", most);
   return parsed;
 }
 
@@ -30,7 +31,8 @@ std::vector<std::string> split_list(const std::string& value) {
 // One row per setting: the only place that knows their names, ranges and formats.
 void set(Settings& settings, const std::string& name, const std::string& value, const std::string& shown) {
   if (name == "timeout_s") settings.timeout_s = number(value, shown, 1e-3, 1e9, false);
-  if (name == "segment_bytes") settings.segment_bytes = static_cast<std::int64_t>(number(value, shown, 0, 1 << 30, true));
+  if (name == "segment_bytes")
+    settings.segment_bytes = static_cast<std::int64_t>(number(value, shown, 0, 1 << 30, true));
   if (name == "window") settings.window = static_cast<int>(number(value, shown, 0, 1024, true));
   if (name == "in_flight") settings.in_flight = static_cast<int>(number(value, shown, 1, 1024, true));
   if (name == "transports") settings.transports = split_list(value);
@@ -46,7 +48,8 @@ Settings Settings::from_environment() {
                                                                 {"transports", "PYCOMM_TRANSPORTS"}};
   Settings settings;
   for (const auto& [name, variable] : kVariables)
-    if (const char* value = std::getenv(variable.c_str()); value && *value) set(settings, name, value, variable);
+    if (const char* value = std::getenv(variable.c_str()); value && *value)
+      set(settings, name, value, variable);
   return settings;
 }
 

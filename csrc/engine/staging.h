@@ -1,5 +1,5 @@
-// Memory that operations borrow: wires, scratch slots. Blocks come back to a cache, because fresh pages cost more
-// than the copy into them. Used by the driver only.
+// Memory that operations borrow: wires, scratch slots. Blocks come back to a cache, because fresh pages cost
+// more than the copy into them. Used by the driver only.
 #pragma once
 
 #include <cstddef>

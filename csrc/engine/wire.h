@@ -1,5 +1,5 @@
-// The header that precedes each operation's first message to a peer. It holds the call itself, so that a rank whose call differs can
-// name both, and it is checked before a byte reaches a user's buffer.
+// The header that precedes each operation's first message to a peer. It holds the call itself, so that a rank
+// whose call differs can name both, and it is checked before a byte reaches a user's buffer.
 #pragma once
 
 #include <bit>
@@ -19,20 +19,30 @@ struct Header {
   std::uint8_t collective = 0;
   std::uint8_t dtype = 0;
   std::uint8_t op = 0;
-  std::uint32_t context = 0;    // communicator
-  std::uint32_t sequence = 0;   // operation of it
+  std::uint32_t context = 0;   // communicator
+  std::uint32_t sequence = 0;  // operation of it
   std::uint16_t root = 0;
-  std::uint8_t codec = 0;       // index in the registry
-  std::uint8_t algorithm = 0;   // index in the registry
-  std::uint64_t count = 0;      // elements of the whole vector
-  double scale = 1.0;
+  std::uint8_t codec = 0;      // index in the registry
+  std::uint8_t algorithm = 0;  // index in the registry
+  std::uint64_t count = 0;     // elements of the whole vector
+  float scale = 1.0f;
+  std::uint32_t history = 0;  // digest of the communicator's earlier collectives
 
   bool operator==(const Header& other) const { return std::memcmp(this, &other, sizeof(Header)) == 0; }
+
+  // The digest that the next header carries. A root that only sends hears from nobody that it was the wrong
+  // root: the next operation tells.
+  std::uint32_t next_history() const;
 };
 static_assert(sizeof(Header) == 32);
-static_assert(std::endian::native == std::endian::little, "headers and elements travel as little-endian bytes");
+static_assert(std::endian::native == std::endian::little,
+              "headers and elements travel as little-endian bytes");
 
-// "all_reduce(f32 × 1000, op sum, codec none, algorithm ring, root 0, scale 1), operation 7 of communicator 0"
+// Why these two are not the two ends of one operation.
+std::string describe_mismatch(int their_rank, const Header& theirs, int our_rank, const Header& ours);
+
+// "all_reduce(f32 × 1000, op sum, codec none, algorithm ring, root 0, scale 1), operation 7 of communicator
+// 0"
 std::string describe(const Header& header);
 
 }  // namespace pycomm

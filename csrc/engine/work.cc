@@ -6,7 +6,8 @@ void Work::abandon(const std::string& why) {
   const auto* text = new std::string(why);
   const std::string* none = nullptr;
   // Release: the driver reads the text through the pointer. The first reason stands.
-  if (!abandoned_.compare_exchange_strong(none, text, std::memory_order_release, std::memory_order_relaxed)) delete text;
+  if (!abandoned_.compare_exchange_strong(none, text, std::memory_order_release, std::memory_order_relaxed))
+    delete text;
 }
 
 std::optional<std::string> Work::abandoned() const {

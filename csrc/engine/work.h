@@ -19,10 +19,12 @@ struct Failure {
   std::string what;
 };
 
-// Threads: written by the driver (before `done_` is released) and read by anyone afterwards; abandon() by anyone.
+// Threads: written by the driver (before `done_` is released) and read by anyone afterwards; abandon() by
+// anyone.
 class Work {
  public:
-  explicit Work(std::shared_ptr<void> keepalive) : keepalive_(std::move(keepalive)), submitted_(Clock::now()) {}
+  explicit Work(std::shared_ptr<void> keepalive)
+      : keepalive_(std::move(keepalive)), submitted_(Clock::now()) {}
 
   bool done() const { return done_.load(std::memory_order_acquire); }
   // Null while running and after success.

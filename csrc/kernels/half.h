@@ -91,7 +91,8 @@ inline Pack<std::uint32_t, lanes> f16_from_f32(Pack<float, lanes> x) {
   const U denormal = bits_as<U>(bits_as<F>(magnitude) + 0.5f) - (126u << 23);
   const U finite = magnitude < (113u << 23) ? denormal : normal;
   const U infinite_or_nan = magnitude > (255u << 23) ? U{} + 0x7e00u : U{} + 0x7c00u;
-  const U half = magnitude < 0x477ff000u ? finite : infinite_or_nan;  // 65520 and above round to infinity
+  const U half =
+      magnitude < (143u << 23) ? finite : infinite_or_nan;  // below 65536, where 65520 rounds up to infinity
   return half | ((u >> 16) & 0x8000u);
 }
 

@@ -183,7 +183,7 @@ void check_knowledge(int size, const Schedule& schedule) {
       if (schedule.nodes[node].step->op != Op::recv) learn(told, known[node]);
     }
     for (int node : event) {
-      if (schedule.nodes[node].step->op != Op::send) learn(known[node], told);
+      learn(known[node], told);
       learn(in_the_end[schedule.nodes[node].rank], known[node]);
     }
   }

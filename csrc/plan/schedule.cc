@@ -143,13 +143,11 @@ class Builder {
         throw Flaw(text(where(out_.nodes[channel.sends[i]]), " has no receive: rank ", to, " receives ",
                         channel.recvs.size(), " messages from rank ", from, ", which sends ",
                         channel.sends.size()));
-      Node &send = out_.nodes[channel.sends[i]], &recv = out_.nodes[channel.recvs[i]];
+      Node& send = out_.nodes[channel.sends[i]];
+      const Node& recv = out_.nodes[channel.recvs[i]];
       if (send.step->chunk != recv.step->chunk)
         throw Flaw(text(where(recv), " is met by another chunk: ", where(send)));
-      if (i > 0) {
-        send.after.push_back(channel.sends[i - 1]);
-        recv.after.push_back(channel.recvs[i - 1]);
-      }
+      if (i > 0) send.after.push_back(channel.sends[i - 1]);
       out_.events.push_back({channel.sends[i], channel.recvs[i]});
     }
   }

@@ -11,9 +11,9 @@ namespace pycomm {
 struct Choice {
   Collective collective = Collective::all_reduce;
   int size = 1;
-  std::int64_t bytes = 0;    // of the whole vector
-  bool rounds = false;       // 16-bit elements or a lossy codec: every partial sum on the wire is rounded
-  bool mapped = false;       // all peers' memory is addressable
+  std::int64_t bytes = 0;  // of the whole vector
+  bool rounds = false;     // 16-bit elements or a lossy codec: every partial sum on the wire is rounded
+  bool mapped = false;     // all peers' memory is addressable
 };
 
 // The short name of the algorithm ("ring").

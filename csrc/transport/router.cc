@@ -35,7 +35,8 @@ std::unique_ptr<Router> Router::connect(const Environment& environment, Bootstra
                                         const std::vector<std::string>& allowed, double timeout_s) {
   for (const std::string& name : allowed) Registry<TransportEntry>::instance().get(name, "transport");
   auto entries = Registry<TransportEntry>::instance().all();
-  std::stable_sort(entries.begin(), entries.end(), [](auto* a, auto* b) { return a->priority > b->priority; });
+  std::stable_sort(entries.begin(), entries.end(),
+                   [](auto* a, auto* b) { return a->priority > b->priority; });
 
   auto router = std::make_unique<Router>();
   router->rank_ = environment.rank;
@@ -60,7 +61,8 @@ std::unique_ptr<Router> Router::connect(const Environment& environment, Bootstra
     const auto theirs = unpack(published[peer]);
     for (auto& [name, transport] : router->transports_) {
       const auto address = theirs.find(name);
-      const bool reached = peer != environment.rank && address != theirs.end() && transport->connect(peer, address->second);
+      const bool reached =
+          peer != environment.rank && address != theirs.end() && transport->connect(peer, address->second);
       if (reached) mine += text(peer, ' ', name, '\n');
     }
   }

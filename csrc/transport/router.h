@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -12,8 +13,8 @@ namespace pycomm {
 
 class Router {
  public:
-  // Collective. Opens the named transports (empty: all that work here), publishes addresses, connects every pair. Throws TransportError naming the
-  // pairs that nothing connects, and why each transport is missing.
+  // Collective. Opens the named transports (empty: all that work here), publishes addresses, connects every
+  // pair. Throws TransportError naming the pairs that nothing connects, and why each transport is missing.
   static std::unique_ptr<Router> connect(const Environment& environment, Bootstrap& bootstrap,
                                          const std::vector<std::string>& allowed, double timeout_s);
 
@@ -29,6 +30,10 @@ class Router {
   bool poll_control(ControlFrame* frame) const;
   int rank() const { return rank_; }
 
+  // With whom this rank has exchanged messages. Driver only.
+  void note_contact(int peer) { contacts_.insert(peer); }
+  const std::set<int>& contacts() const { return contacts_; }
+
  private:
   struct Open {
     std::string name;
@@ -36,6 +41,7 @@ class Router {
   };
   int rank_ = 0;
   std::vector<Open> transports_;
+  std::set<int> contacts_;
   std::vector<int> route_;  // by peer; our own entry is unused
   std::int64_t segment_bytes_ = 0;
   int window_ = 0;

@@ -36,38 +36,38 @@ template <class... Parts>
 
 }  // namespace check
 
-#define TEST(name)                                     \
-  static void test_##name();                           \
+#define TEST(name)                                        \
+  static void test_##name();                              \
   static const check::Add add_##name(#name, test_##name); \
   static void test_##name()
 
-#define CHECK(condition)                                                       \
-  do {                                                                         \
-    ++check::checks();                                                         \
-    if (!(condition)) check::fail(__FILE__, __LINE__, "not so: " #condition);  \
+#define CHECK(condition)                                                      \
+  do {                                                                        \
+    ++check::checks();                                                        \
+    if (!(condition)) check::fail(__FILE__, __LINE__, "not so: " #condition); \
   } while (false)
 
 // Further arguments say in which case.
-#define CHECK_EQ(left, right, ...)                                                                          \
-  do {                                                                                                      \
-    ++check::checks();                                                                                      \
-    const auto& left_ = (left);                                                                             \
-    const auto& right_ = (right);                                                                           \
-    if (!(left_ == right_))                                                                                 \
+#define CHECK_EQ(left, right, ...)                                                                         \
+  do {                                                                                                     \
+    ++check::checks();                                                                                     \
+    const auto& left_ = (left);                                                                            \
+    const auto& right_ = (right);                                                                          \
+    if (!(left_ == right_))                                                                                \
       check::fail(__FILE__, __LINE__, #left " is '", left_, "', expected '", right_, "' ", ##__VA_ARGS__); \
   } while (false)
 
 // `statement` throws `type` with `part` in its message.
-#define CHECK_THROWS(statement, type, part)                                                                 \
-  do {                                                                                                      \
-    ++check::checks();                                                                                      \
-    bool thrown_ = false;                                                                                   \
-    try {                                                                                                   \
-      statement;                                                                                            \
-    } catch (const type& error_) {                                                                          \
-      thrown_ = true;                                                                                       \
-      if (std::string(error_.what()).find(part) == std::string::npos)                                       \
-        check::fail(__FILE__, __LINE__, "'", error_.what(), "' does not say '", part, "'");                 \
-    }                                                                                                       \
-    if (!thrown_) check::fail(__FILE__, __LINE__, #statement " did not throw " #type);                      \
+#define CHECK_THROWS(statement, type, part)                                                 \
+  do {                                                                                      \
+    ++check::checks();                                                                      \
+    bool thrown_ = false;                                                                   \
+    try {                                                                                   \
+      statement;                                                                            \
+    } catch (const type& error_) {                                                          \
+      thrown_ = true;                                                                       \
+      if (std::string(error_.what()).find(part) == std::string::npos)                       \
+        check::fail(__FILE__, __LINE__, "'", error_.what(), "' does not say '", part, "'"); \
+    }                                                                                       \
+    if (!thrown_) check::fail(__FILE__, __LINE__, #statement " did not throw " #type);      \
   } while (false)

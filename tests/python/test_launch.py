@@ -32,7 +32,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_open_mpi_is_unbound_and_may_oversubscribe() -> None:
     assert command(OPENMPI, "-n 2 -m trainer fit --steps 3") == (
-        "/opt/mpi/bin/mpirun -n 2 --bind-to none --map-by :OVERSUBSCRIBE python3 -u -m trainer fit --steps 3"
+        "/opt/mpi/bin/mpirun -n 2 --bind-to none --map-by :OVERSUBSCRIBE python3 -m trainer fit --steps 3"
     )
 
 
@@ -46,7 +46,7 @@ def test_placement_by_the_user_is_left_alone(option: str) -> None:
     made = command(OPENMPI, f"-n 8 {option} -m trainer")
     assert "OVERSUBSCRIBE" not in made
     assert "yield" not in made
-    assert f"{option} python3 -u -m trainer" in made
+    assert f"{option} python3 -m trainer" in made
 
 
 def test_placement_by_a_scheduler_is_left_alone() -> None:
@@ -59,7 +59,7 @@ def test_binding_by_the_user_replaces_ours() -> None:
 
 
 def test_hydra_gets_no_option_of_open_mpi() -> None:
-    assert command(HYDRA, "-n 8 -ppn 2 -m trainer") == "/opt/mpi/bin/mpirun -n 8 -ppn 2 python3 -u -m trainer"
+    assert command(HYDRA, "-n 8 -ppn 2 -m trainer") == "/opt/mpi/bin/mpirun -n 8 -ppn 2 python3 -m trainer"
 
 
 def test_root_is_allowed_under_open_mpi_alone() -> None:
@@ -115,6 +115,11 @@ def test_the_launcher_beside_our_libmpi_comes_first(tmp_path: Path) -> None:
     assert launch.find_launcher(libmpi, environ) == launch.Launcher(ours, "openmpi")
 
 
+def test_the_root_is_no_prefix() -> None:
+    candidates = launch.launcher_candidates(Path("/lib/x86_64-linux-gnu/libmpi.so.40"), {"PATH": ""})
+    assert Path("/bin/mpirun") not in candidates
+
+
 def test_path_is_the_last_resort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python/bin/python3"))
     other = program(tmp_path / "other/bin/mpiexec", "#!/bin/sh\necho 'HYDRA build details:'\n")
@@ -132,7 +137,9 @@ RANK = 'int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "-
 
 
 def test_ranks_run_under_this_python_and_the_command_is_printed(tmp_path: Path) -> None:
-    (tmp_path / "hello.py").write_text(f"import os, sys\nprint({RANK}, sys.executable, sys.argv[1:])\n")
+    (tmp_path / "hello.py").write_text(
+        f"import os, sys\nrank = {RANK}\nsys.stdout.write(f'{{rank}} {{sys.executable}} {{sys.argv[1:]}}\\n')\n"
+    )
     done = run(tmp_path, "-n", "3", "hello.py", "a b", "-n")
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.split("\n")[:3]) == [f"{r} {sys.executable} ['a b', '-n']" for r in range(3)]

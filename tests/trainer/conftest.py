@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # one_process.py
 
 torch = pytest.importorskip("torch", reason="the trainer needs torch")
 
@@ -10,9 +15,8 @@ TIME_LIMIT_S = 60
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = str(__file__).rpartition("/")[0]
     for item in items:
-        if str(item.path).startswith(here) and item.get_closest_marker("timeout") is None:
+        if item.path.is_relative_to(Path(__file__).parent) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TIME_LIMIT_S))
 
 

@@ -69,5 +69,5 @@ def test_a_small_split_has_at_least_one_sample_on_either_side() -> None:
 def test_a_data_set_without_test_samples_is_refused() -> None:
     data = DATA.build("linear", seed=0)
     empty = (data.test[0][:0], data.test[1][:0])
-    with pytest.raises(TrainerError, match="test data: .* got 0 inputs"):
+    with pytest.raises(TrainerError, match=r"test data: .* got 0 inputs"):
         Dataset(data.train, empty, data.task, data.shape)

@@ -41,7 +41,7 @@ def test_a_name_can_be_taken_once() -> None:
     registry: Registry[int] = Registry("number", "trainer.models")
     registry.register("one")(lambda: 1)
     with pytest.raises(TrainerError, match="number 'one' is registered twice"):
-        registry.register("one")
+        registry.register("one")(lambda: 2)
 
 
 def test_every_public_name_can_be_imported() -> None:

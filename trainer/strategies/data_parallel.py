@@ -92,7 +92,14 @@ class DataParallel(Strategy):
         self._global_count: int | None = None
         if global_count is not None:
             self.global_count = global_count
-        self._step_hook = optimizer.register_step_pre_hook(self._before_step) if optimizer else None
+        self._step_hooks = (
+            [
+                optimizer.register_step_pre_hook(self._before_step),
+                optimizer.register_step_post_hook(self._after_step),
+            ]
+            if optimizer
+            else []
+        )
 
     @property
     def global_count(self) -> int | None:
@@ -152,9 +159,9 @@ class DataParallel(Strategy):
     def close(self) -> None:
         """Removes all hooks; the model and the optimizer are as before. Does not communicate."""
         self._gradients.close()
-        if self._step_hook is not None:
-            self._step_hook.remove()
-            self._step_hook = None
+        for hook in self._step_hooks:
+            hook.remove()
+        self._step_hooks.clear()
 
     def __enter__(self) -> DataParallel:
         return self
@@ -169,6 +176,9 @@ class DataParallel(Strategy):
             )
         if self._gradients.open or not self._synchronized:
             self.synchronize()
+
+    def _after_step(self, *_: object) -> None:
+        # Not in _before_step: an optimizer whose step calls super().step() runs that hook twice.
         self._synchronized = False
 
     def _check_trainable(self) -> None:

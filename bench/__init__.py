@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m bench --help`. How each number is made: README.md."""

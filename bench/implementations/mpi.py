@@ -1,0 +1,40 @@
+"""MPI's own collectives through mpi4py, on the MPI library that pycomm uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from bench.implementations import IMPLEMENTATIONS, Call, Implementation
+from bench.operations import ROOT, Case
+from bench.ranks import Ranks
+
+
+@IMPLEMENTATIONS.register("mpi")
+class Mpi(Implementation):
+    def __init__(self, options: Sequence[str], ranks: Ranks) -> None:
+        super().__init__(options, ranks)
+        mpi = ranks.mpi()
+        self._in_place = mpi.IN_PLACE
+        self._reductions = {"sum": mpi.SUM, "prod": mpi.PROD, "min": mpi.MIN, "max": mpi.MAX}
+        self._world = mpi.COMM_WORLD.Dup()
+
+    def all_reduce(self, case: Case) -> Call:
+        return partial(self._world.Allreduce, self._in_place, case.input, self._reductions[case.redop])
+
+    def reduce_scatter(self, case: Case) -> Call:
+        return partial(
+            self._world.Reduce_scatter_block, case.input, case.output, self._reductions[case.redop]
+        )
+
+    def all_gather(self, case: Case) -> Call:
+        return partial(self._world.Allgather, case.input, case.output)
+
+    def broadcast(self, case: Case) -> Call:
+        return partial(self._world.Bcast, case.input, ROOT)
+
+    def barrier(self, case: Case) -> Call:
+        return partial(self._world.Barrier)
+
+    def close(self) -> None:
+        self._world.Free()

