@@ -17,19 +17,10 @@ def _print() -> None:
         for i, (name, summary) in enumerate(facts[kind].items()):
             print(f"{kind if i == 0 else '':12} {name:22} {summary}")
     for i, (name, row) in enumerate(facts["algorithms"].items()):
-        notes = [
-            note
-            for note, on in (
-                ("needs mapped peers", row["mapped"]),
-                ("no lossy codecs", not row["lossy_codecs"]),
-            )
-            if on
-        ]
-        print(
-            f"{'algorithms' if i == 0 else '':12} {name:32} {row['summary']}{
-                ' (' + ', '.join(notes) + ')' if notes else ''
-            }"
+        notes = "".join(
+            [" (needs mapped peers)" * row["mapped"], " (no lossy codecs)" * (not row["lossy_codecs"])]
         )
+        print(f"{'algorithms' if i == 0 else '':12} {name:32} {row['summary']}{notes}")
     for i, (name, why) in enumerate(facts["missing"].items()):
         print(f"{'missing' if i == 0 else '':12} {name:22} {why}")
 

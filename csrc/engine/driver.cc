@@ -312,8 +312,8 @@ bool Driver::read_control() {
 
 bool Driver::stop() {
   {
-    std::unique_lock lock(mutex_);
-    stop_ = true;
+    const std::lock_guard lock(mutex_);
+    if (stop_.exchange(true)) return pinned_.empty();
     more_.notify_all();
   }
   if (thread_.joinable()) thread_.join();

@@ -246,9 +246,8 @@ def error_bound(kind: Kind, size: int, algorithm: str) -> tuple[float, float]:
 def first_error(kind: Kind, got: Array, want: Expected) -> str:
     """Where a result is wrong and how; empty when it is right."""
     if kind.data == "bits":
-        wrong = got != want.values if kind.dtype != "f64" else got.view(np.uint64) != want.values.view(np.uint64)
-        wrong = got.view(np.uint8).reshape(len(got), -1) != want.values.view(np.uint8).reshape(len(got), -1)
-        wrong = wrong.any(axis=1)
+        bits = f"u{ITEM_BYTES[kind.dtype]}"
+        wrong = got.view(bits) != want.values.view(bits)
     elif want.error is not None:
         distance = np.abs(widened(kind.dtype, got).astype(np.longdouble) - want.values)
         wrong = ~(distance <= want.error)
