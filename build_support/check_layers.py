@@ -86,7 +86,12 @@ def import_breaches(root: Path) -> Iterator[str]:
     for package, allowed in PACKAGES.items():
         for path in sources(root, [package], {".py"}):
             name = path.relative_to(root).as_posix()
-            for number, module in imports(path, root):
+            try:
+                imported = list(imports(path, root))
+            except SyntaxError as error:
+                yield f"{name}:{error.lineno}: {error.msg}"
+                continue
+            for number, module in imported:
                 top = module.split(".")[0]
                 if top in PROJECT - allowed:
                     yield f"{name}:{number}: {package} may not import {module}"

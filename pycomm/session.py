@@ -14,8 +14,6 @@ import threading
 import warnings
 from typing import Any
 
-import numpy as np
-
 from pycomm import _core
 from pycomm.communicator import Communicator, World
 from pycomm.errors import Aborted, InvalidArgument, TransportError
@@ -49,10 +47,8 @@ def init(comm: Any = None) -> Communicator:
         if _world is not None:
             return _world
         _register_exit()
-        if comm is None and not _under_launcher():
-            _world = _connect(0, 1, {}, [0])
-        else:
-            _world = _connect_mpi(comm)
+        alone = comm is None and not _under_launcher()
+        _world = _connect(0, 1, {}, [0]) if alone else _connect_mpi(comm)
         return _world
 
 
@@ -156,8 +152,8 @@ def _check_launcher(size: int, library: str) -> None:
         value = os.environ.get(name, "1")
         if value.isdigit() and int(value) > 1:
             raise TransportError(
-                f"the launcher started {value} processes ({name}), but MPI sees only one: this mpirun does not "
-                f"belong to the MPI library in use, '{library.splitlines()[0]}' at {_core.libmpi_path()}. "
+                f"the launcher started {value} processes ({name}), but MPI sees one: this mpirun does not "
+                f"belong to the MPI library in use, '{library.splitlines()[0]}', {_core.libmpi_path()}. "
                 "Use `python -m pycomm.launch`, which finds the right one."
             )
 

@@ -55,6 +55,7 @@ def test_a_clean_tree_has_no_breach(tree: Path) -> None:
         ("csrc/core/long.h", "\n" * 501, "501 lines, at most 500"),
         ("pycomm/bad.py", "import trainer.config", "pycomm may not import trainer.config"),
         ("pycomm/bad.py", "def f():\n    from trainer import config", "pycomm may not import trainer.config"),
+        ("pycomm/bad.py", "import (", "bad.py:1: "),
         ("trainer/bad.py", "import bench.report", "trainer may not import bench.report"),
         ("trainer/strategies/bad.py", "from trainer.strategies.zero import Zero", "may not import another"),
         ("trainer/strategies/bad.py", "from . import zero", "may not import another"),

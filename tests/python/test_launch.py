@@ -138,7 +138,8 @@ RANK = 'int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "-
 
 def test_ranks_run_under_this_python_and_the_command_is_printed(tmp_path: Path) -> None:
     (tmp_path / "hello.py").write_text(
-        f"import os, sys\nrank = {RANK}\nsys.stdout.write(f'{{rank}} {{sys.executable}} {{sys.argv[1:]}}\\n')\n"
+        f"import os, sys\nrank = {RANK}\n"
+        "sys.stdout.write(f'{rank} {sys.executable} {sys.argv[1:]}\\n')\n"
     )
     done = run(tmp_path, "-n", "3", "hello.py", "a b", "-n")
     assert done.returncode == 0, done.stderr
