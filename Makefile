@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST ?=
 TRAIN ?= -n 2 -m trainer fit --data mnist5k --model mlp --strategy data_parallel --codec fp16 --out runs/mnist5k
-BENCH ?= -n 2 bench/collectives.py
+BENCH ?= -n 2 -m bench collectives
 
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
@@ -42,7 +42,7 @@ check: check-format check-lint check-types check-layers check-stubs ## formatter
 bench: $(VENV)/.trainer compile ## time the collectives on two ranks
 	$(LAUNCH) $(BENCH)
 
-build: $(VENV)/.editable compile ## compile what changed and install it into $(VENV)
+build: $(VENV)/.editable compile ## compile what changed and install it into the environment
 
 # ---- set-up: each stamp is one step, made again when what it depends on changes
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ import pycomm
 from bench import output, roofline
 from bench.errors import BenchError
 from bench.facts import facts
-from bench.implementations import IMPLEMENTATIONS, Implementation, Unsupported
+from bench.implementations import IMPLEMENTATIONS, Implementation, UnsupportedError
 from bench.operations import DTYPES, REDUCTIONS, Case, Operation, operation
 from bench.options import Parser, build, names
 from bench.output import Row
@@ -69,7 +68,7 @@ def usable_for(
         try:
             implementation.bind(Case(op, ranks.size, dtype, redop, ranks.rank, ranks.size))
             usable[name] = implementation
-        except Unsupported as lack:
+        except UnsupportedError as lack:
             missing.append({"op": op.name, "impl": name, "reason": str(lack)})
     return usable, missing
 
@@ -162,5 +161,5 @@ def _parser(rank: int) -> Parser:
     add("--factor", type=int, default=4, help="from one size to the next (default %(default)s)")
     add("--dtype", default="float32", choices=DTYPES)
     add("--redop", default="sum", choices=tuple(REDUCTIONS))
-    parser.add_budget(seconds=2.0, calls=1000)
+    parser.add_budget(seconds=4.0, calls=1000)
     return parser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import partial
 from typing import Any
 
 from bench.ranks import Ranks
@@ -26,9 +27,10 @@ def start(ranks: Ranks) -> Any:
     else:
         address = ranks.gather(socket.gethostbyname(socket.gethostname()))[0]
     # Port 0: the store takes a free one, with no gap in which another may take it.
-    mine = dist.TCPStore(address, 0, is_master=True, wait_for_workers=False) if ranks.rank == 0 else None
+    make = partial(dist.TCPStore, address)  # type: ignore[attr-defined]
+    mine = make(0, is_master=True, wait_for_workers=False) if ranks.rank == 0 else None
     port = ranks.gather(mine.port if mine else None)[0]
-    store = mine or dist.TCPStore(address, port, is_master=False)
+    store = mine or make(port, is_master=False)
     dist.init_process_group("gloo", store=store, rank=ranks.rank, world_size=ranks.size)
     return dist
 

@@ -1,8 +1,9 @@
 """The collectives under test: what their buffers hold, what the result must be, and what a time is worth.
 
-Inputs are small whole numbers whose results are exact in every dtype, order and codec (the idea of nccl-tests'
-verifiable inputs), so a result is right or wrong without a tolerance. They come from a *tile* of a prime number
-of elements, repeated: no chunk can stand in for another, and filling reads the cache and writes the buffer.
+Inputs are small whole numbers whose results are exact in every dtype, order and codec (the idea of
+nccl-tests' verifiable inputs), so a result is right or wrong without a tolerance. They come from a *tile* of
+a prime number of elements, repeated: no chunk can stand in for another, and filling reads the cache and
+writes the buffer.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ def operation(name: str) -> Operation:
 class Case:
     """One rank's buffers for one collective of one size.
 
-    all_reduce and broadcast work in place, in `input`; reduce_scatter and all_gather go from `input` to `output`.
-    `empty(count, dtype)` allocates.
+    all_reduce and broadcast work in place, in `input`; reduce_scatter and all_gather go from `input` to
+    `output`. `empty(count, dtype)` allocates.
     """
 
     def __init__(
@@ -121,7 +122,10 @@ class Case:
 
 @cache
 def tiles(redop: str, dtype: str, size: int) -> list[Array]:
-    """By rank, its values; last, the values reduced over all ranks. A sum stays below 128 (or is of zeros and ones)."""
+    """By rank, its values; last, the values reduced over all ranks.
+
+    Sums stay below 128, which every dtype holds, up to 127 ranks; beyond, they are of zeros and ones.
+    """
     draw = np.random.default_rng(0)
     if redop == "prod":
         twos = draw.integers(0, 2, TILE) * (1 + draw.integers(0, size, TILE))

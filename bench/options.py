@@ -28,12 +28,12 @@ class Parser(argparse.ArgumentParser):
         add = self.add_argument
         add("--seconds", type=float, default=seconds, help="of each measurement, about (default %(default)s)")
         add("--iters", type=int, default=calls, help="timed calls at most (default %(default)s)")
-        add("--warmup", type=int, default=1, help="untimed calls at the start of a turn (default %(default)s)")
+        add("--warmup", type=int, default=1, help="untimed calls per turn (default %(default)s)")
         add("--json", type=Path, metavar="FILE", help="write the result there")
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
-        """Within it, errors of the caller's doing, which all ranks see, are reported as wrong arguments are."""
+        """Within it, errors of the caller's doing, seen by all ranks, are reported as wrong arguments."""
         try:
             yield
         except (BenchError, TrainerError) as error:

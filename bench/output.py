@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 # Widths of the columns of nccl-tests; the name of the implementation comes last.
 WIDTHS = (12, 12, 9, 6, 11, 11, 11, 8, 8, 7)
-COLUMNS = "size count type redop p50 p5 p95 algbw busbw wrong implementation".split()
+COLUMNS = ["size", "count", "type", "redop", "p50", "p5", "p95", "algbw", "busbw", "wrong", "implementation"]
 UNITS = ["(B)", "(elements)", "", "", "(us)", "(us)", "(us)", "(GB/s)", "(GB/s)", "", ""]
 
 

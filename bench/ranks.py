@@ -47,5 +47,4 @@ class Ranks:
 
     def worst(self, times: Times) -> Times:
         """Call by call, the longest time that any rank took."""
-        return np.max(self.gather(times), axis=0)
-
+        return np.asarray(np.max(self.gather(times), axis=0), np.float64)

@@ -1,7 +1,7 @@
 """`python -m bench report FILE.json …`: results as Markdown tables, with ratios against every competitor.
 
-The first implementation of a run is its subject. A ratio says how many times as long the other one took: above 1
-the subject is faster, below 1, in bold, it is slower.
+The first implementation of a run is its subject. A ratio says how many times as long the other one took:
+above 1 the subject is faster, below 1, in bold, it is slower.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+
+ROOFLINE_BYTES = 1 << 20  # what is smaller never leaves the caches
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,15 +50,16 @@ def render(result: Row, title: str) -> str:
 def _head(result: Row) -> list[str]:
     machine, versions = result["machine"], result["versions"]
     nodes = "one node" if result["nodes"] == 1 else f"{result['nodes']} nodes"
-    return [
-        f"    {result['command']}",
-        "",
-        f"{result['ranks']} ranks on {nodes}, pycomm over {result['transport']} (progress: {result['progress']}); "
-        f"{machine['cores']} cores of {machine['cpu']}, last cache {machine['last_cache'] or 'unknown'}, kernels "
-        f"{machine['isa']}; load before the run {machine['load_before']}. "
-        + ", ".join(f"{name} {version}" for name, version in versions.items())
-        + ".",
+    where = [
+        f"{result['ranks']} ranks on {nodes}",
+        f"pycomm over {result['transport']} (progress: {result['progress']})",
+        f"{machine['cores']} cores of {machine['cpu']}",
+        f"last cache {machine['last_cache'] or 'unknown'}",
+        f"kernels {machine['isa']}",
+        f"load before the run {machine['load_before']}",
     ]
+    software = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return [f"    {result['command']}", "", f"{', '.join(where)}. {software}."]
 
 
 # ---- collectives
@@ -86,7 +89,8 @@ def _by_size(rows: Sequence[Row], limits: dict[int, float]) -> list[str]:
         cells = [_size(size), *(_spread(at[name]["time_us"], 1) for name in names)]
         cells.append(f"{at[subject]['busbw_gbps']:.2f}")
         cells += [_ratio(at[name]["time_us"]["p50"] / mine) for name in others]
-        cells += [f"{limits[size] / mine:.2f}"] if limits else []
+        if limits:
+            cells.append(f"{limits[size] / mine:.2f}" if size >= ROOFLINE_BYTES else "")
         table.append(cells)
         losses += [f"{_size(size)} against {name}" for name in others if at[name]["time_us"]["p50"] < mine]
         wrong += [f"{name} at {_size(size)}" for name in names if at[name]["wrong"]]
@@ -104,10 +108,10 @@ def _training(result: Row) -> list[str]:
         rows = [row for row in result["rows"] if row["model"] == model]
         medians = {row["impl"]: row["step_ms"]["p50"] for row in rows}
         names = list(medians)
-        table = [
-            [row["impl"], _spread(row["step_ms"], 2), *(f"{row['step_ms']['p50'] / medians[n]:.3f}" for n in names)]
-            for row in rows
-        ]
+        table = []
+        for row in rows:
+            ratios = (f"{row['step_ms']['p50'] / medians[name]:.3f}" for name in names)
+            table.append([row["impl"], _spread(row["step_ms"], 2), *ratios])
         head = ["step", "ms", *(f"/ {name}" for name in names)]
         lines += [f"## {model}", "", *_table(head, table), ""]
         unequal = [row["impl"] for row in rows if row["equal"] is False]

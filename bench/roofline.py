@@ -1,8 +1,8 @@
 """The limit that memory sets: how fast all ranks together rewrite buffers of the same size in place.
 
-Rewriting S bytes in place reads and writes each once, so n ranks move 2nS. A collective must move at least its
-`traffic(n)` times S; at this bandwidth that takes the roofline's time. Below about 1 MB the number says more
-about NumPy's call than about memory.
+Rewriting S bytes in place reads and writes each once, so n ranks move 2nS. A collective must move at least
+its `traffic(n)` times S; at this bandwidth that takes the roofline's time. Below about 1 MB the number says
+more about NumPy's call than about memory.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A *call* is the timed thing. Before each, the contender rewrites its buffers, as a training step does, and the
 ranks meet at a barrier. The time of a call is the longest that any rank took. A *turn* is a few calls of one
-contender in a row, after some untimed ones that bring its code back into the caches; turns go round until the
-medians are settled or the budget is spent.
+contender in a row, after some untimed ones that bring its code back into the caches; turns go round, at least
+ten times unless time runs out, until the medians are settled or the budget is spent.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 
 from bench.errors import BenchError
 from bench.ranks import Ranks, Times
 
-MIN_CALLS = 5  # also where the budget is smaller
+MIN_CALLS = 5  # however little time there is
+MIN_ROUNDS = 10  # of turns, unless time runs out
 SETTLED_CALLS = 30
 SETTLED_WIDTH = 0.03  # of the median: the width of its confidence interval
 
@@ -51,7 +53,7 @@ def measure(contenders: Sequence[Contender], ranks: Ranks, budget: Budget) -> di
     """Seconds of every timed call by contender, each the worst over ranks; the same on all ranks. Blocks."""
     worst: dict[str, Times] = {contender.name: np.empty(0) for contender in contenders}
     end = time.monotonic() + budget.seconds
-    while True:
+    for round_number in count(1):
         for contender in contenders:
             so_far = worst[contender.name]
             calls = turn_calls(so_far, budget)
@@ -60,24 +62,26 @@ def measure(contenders: Sequence[Contender], ranks: Ranks, budget: Budget) -> di
                 worst[contender.name] = np.append(so_far, times)
         short = any(len(times) < min(MIN_CALLS, budget.iterations) for times in worst.values())
         full = all(len(times) >= budget.iterations or settled(times) for times in worst.values())
-        if ranks.agree(full or (not short and time.monotonic() > end)):
-            return worst
+        enough = full and round_number >= MIN_ROUNDS
+        if ranks.agree(enough or (not short and time.monotonic() > end)):
+            break
+    return worst
 
 
 def turn_calls(so_far: Times, budget: Budget) -> int:
-    """How many calls the next turn has: one in the first round, then as many as fit into turn_s."""
+    """How many calls the next turn has: one in the first round, then as many as fit into its time."""
     fitting = 1 if not len(so_far) else max(1, int(budget.turn_s / max(float(np.median(so_far)), 1e-7)))
-    return min(fitting, 100, budget.iterations - len(so_far))
+    return min(fitting, -(-budget.iterations // MIN_ROUNDS), budget.iterations - len(so_far))
 
 
 def settled(times: Times) -> bool:
     """Whether the median is known well: its 95 % confidence interval, by order statistics, is narrow."""
-    count = len(times)
-    if count < SETTLED_CALLS:
+    calls = len(times)
+    if calls < SETTLED_CALLS:
         return False
     ordered = np.sort(times)
-    reach = 0.98 * count**0.5
-    low, high = ordered[int(count / 2 - reach)], ordered[min(count - 1, int(count / 2 + reach) + 1)]
+    reach = 0.98 * calls**0.5
+    low, high = ordered[int(calls / 2 - reach)], ordered[min(calls - 1, int(calls / 2 + reach) + 1)]
     return bool(high - low <= SETTLED_WIDTH * np.median(ordered))
 
 

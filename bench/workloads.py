@@ -37,7 +37,7 @@ class Workload:
 
 
 def gpt(draw: torch.Generator) -> Workload:
-    """10.8 M parameters: 6 layers of width 384 with 6 heads, 256 tokens to choose from, 2 texts of 64 tokens."""
+    """10.8 M parameters: 6 layers of width 384, 6 heads, a vocabulary of 256; 2 texts of 64 tokens."""
     tokens = torch.randint(256, (2, 65), generator=draw)
     make = lambda: MODELS.build("gpt", vocabulary=256, context=64, width=384, heads=6, layers=6)  # noqa: E731
     return Workload("gpt", make, tokens[:, :-1], tokens[:, 1:])

@@ -56,6 +56,8 @@ class Communicator:
         self.size: int = core.size
         self.local_rank: int = neighbours.index(core.rank)
         self.local_size: int = len(neighbours)
+        peers = {world.engine.transport_to(w) for r, w in enumerate(core.world_ranks) if r != core.rank}
+        self._transport = "+".join(sorted(peers)) or "none"
 
     def __repr__(self) -> str:
         return f"<pycomm.Communicator rank {self.rank} of {self.size}, transport {self.transport}>"
@@ -236,8 +238,7 @@ class Communicator:
     @property
     def transport(self) -> str:
         """The transport to the other ranks: its name, several joined by "+", or "none" on a single rank."""
-        peers = [w for r, w in enumerate(self._core.world_ranks) if r != self.rank]
-        return "+".join(sorted({self._world.engine.transport_to(w) for w in peers})) or "none"
+        return self._transport
 
     @property
     def broken(self) -> Exception | None:

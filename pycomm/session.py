@@ -129,7 +129,7 @@ def _connect_mpi(comm: Any) -> Communicator:
     leader = node.bcast(comm.Get_rank(), root=0)
     node.Free()
     nodes = comm.allgather(leader)
-    return _connect(comm.Get_rank(), comm.Get_size(), {"mpi": comm.py2f()}, nodes)
+    return _connect(comm.Get_rank(), comm.Get_size(), {"mpi": comm.py2f() & 0xFFFFFFFF}, nodes)
 
 
 def _start_mpi() -> None:

@@ -78,6 +78,7 @@ class _Rank(threading.Thread):
         self.failed_s = 0.0
 
     def run(self) -> None:
+        engine: _core.Engine | None = None
         comm: Communicator | None = None
         try:
             engine = _core.Engine.create(
@@ -85,7 +86,6 @@ class _Rank(threading.Thread):
             )
             comm = Communicator(_core.Communicator(engine), World(engine, [0] * self.size, 1))
             self.result = self.fn(comm, *self.args)
-            engine.close()
         except BaseException as error:
             self.failed_s = time.monotonic()
             self.error = error
@@ -93,6 +93,9 @@ class _Rank(threading.Thread):
             self.world.abort(why)
             if comm is not None:
                 comm.abort(why)
+        finally:
+            if engine is not None:
+                engine.close()  # before the world that it stands on goes: tracebacks may hold it longer
 
     def where(self) -> str:
         frame = sys._current_frames().get(self.ident or 0)

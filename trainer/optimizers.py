@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from trainer.errors import TrainerError
 
 # Learning rates that train the models at hand in a few epochs, not recommendations.
-OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], float]] = {
+OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], float]] = {
     "sgd": (torch.optim.SGD, 0.1),
     "adagrad": (torch.optim.Adagrad, 0.01),
     "adam": (torch.optim.Adam, 0.005),
@@ -25,8 +25,8 @@ def make_optimizer(
     """`options` are the torch class's own, such as momentum or weight_decay."""
     if name not in OPTIMIZERS:
         raise TrainerError(f"no optimizer {name!r}; there is {', '.join(OPTIMIZERS)}")
-    kind, default_lr = OPTIMIZERS[name]
+    make, default_lr = OPTIMIZERS[name]
     try:
-        return kind(parameters, lr=default_lr if lr is None else lr, **options)
+        return make(parameters, lr=default_lr if lr is None else lr, **options)
     except (TypeError, ValueError) as error:
         raise TrainerError(f"optimizer {name!r}: {error}") from error

@@ -51,5 +51,5 @@ def _sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
     sha256 = hashlib.sha256()
     for name, tensor in tensors:
         sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sha256.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+        sha256.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return sha256.hexdigest()

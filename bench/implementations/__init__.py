@@ -21,15 +21,16 @@ from trainer.registry import Registry
 Call = Callable[[], object]
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """An implementation lacks an operation, dtype or reduction; the message says which and why."""
 
 
 class Implementation:
     """One library's collectives. All methods are collective: every rank makes the same calls.
 
-    A method named as an operation gets a case and returns the function that makes that call once, blocking, on the
-    case's buffers; it prepares what a user would prepare once. It raises Unsupported for what the library lacks.
+    A method named as an operation gets a case and returns the function that makes that call once, blocking,
+    on the case's buffers; it prepares what a user would prepare once. It raises UnsupportedError for what the
+    library lacks.
     """
 
     def __init__(self, options: Sequence[str], ranks: Ranks) -> None:
@@ -42,10 +43,10 @@ class Implementation:
         return np.empty(count, dtype)
 
     def bind(self, case: Case) -> Call:
-        """The function that makes the call of this case once. Raises Unsupported."""
+        """The function that makes the call of this case once. Raises UnsupportedError."""
         method: Callable[[Case], Call] | None = getattr(self, case.operation.name, None)
         if method is None:
-            raise Unsupported(f"has no {case.operation.name}")
+            raise UnsupportedError(f"has no {case.operation.name}")
         return method(case)
 
     def close(self) -> None:
@@ -53,4 +54,3 @@ class Implementation:
 
 
 IMPLEMENTATIONS: Registry[Implementation] = Registry("implementation", "bench.implementations")
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from bench.implementations import IMPLEMENTATIONS, Call, Implementation
+from bench.implementations import IMPLEMENTATIONS, Call, Implementation, UnsupportedError
 from bench.operations import ROOT, Case
 from bench.ranks import Ranks
 
@@ -17,7 +17,15 @@ class Mpi(Implementation):
         mpi = ranks.mpi()
         self._in_place = mpi.IN_PLACE
         self._reductions = {"sum": mpi.SUM, "prod": mpi.PROD, "min": mpi.MIN, "max": mpi.MAX}
+        self._datatype = mpi.Datatype
         self._world = mpi.COMM_WORLD.Dup()
+
+    def bind(self, case: Case) -> Call:
+        try:
+            self._datatype.fromcode(case.input.dtype.char)
+        except ValueError as error:
+            raise UnsupportedError(f"has no {case.input.dtype.name}") from error
+        return super().bind(case)
 
     def all_reduce(self, case: Case) -> Call:
         return partial(self._world.Allreduce, self._in_place, case.input, self._reductions[case.redop])

@@ -1,4 +1,4 @@
-"""pycomm's collectives on NumPy arrays. Options: an algorithm and a codec, by the names of `pycomm.info()`."""
+"""pycomm's collectives on NumPy arrays. Options: an algorithm and a codec, named as in `pycomm.info()`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pycomm
 from bench.errors import BenchError
-from bench.implementations import IMPLEMENTATIONS, Call, Implementation, Unsupported
+from bench.implementations import IMPLEMENTATIONS, Call, Implementation, UnsupportedError
 from bench.operations import ROOT, Case
 from bench.ranks import Ranks
 
@@ -35,9 +35,7 @@ class Pycomm(Implementation):
         return partial(self.comm.all_reduce, case.input, case.redop, **self._reducing(case))
 
     def reduce_scatter(self, case: Case) -> Call:
-        return partial(
-            self.comm.reduce_scatter, case.input, case.redop, case.output, **self._reducing(case)
-        )
+        return partial(self.comm.reduce_scatter, case.input, case.redop, case.output, **self._reducing(case))
 
     def all_gather(self, case: Case) -> Call:
         return partial(self.comm.all_gather, case.input, case.output, **self._moving(case))
@@ -47,18 +45,19 @@ class Pycomm(Implementation):
 
     def barrier(self, case: Case) -> Call:
         if self._options:
-            raise Unsupported("chooses no algorithm or codec for barrier")
+            raise UnsupportedError("chooses no algorithm or codec for barrier")
         return self.comm.barrier
 
     def _reducing(self, case: Case) -> dict[str, Any]:
         row = f"{case.operation.name}:{self._options.get('algorithm')}"
         if "algorithm" in self._options and row not in self._rows:
-            raise Unsupported(f"has no {row}")
-        if self._options.get("codec", "none") != "none" and case.input.dtype.name not in ("float32", "float64"):
-            raise Unsupported(f"has no codec for {case.input.dtype.name}")
+            raise UnsupportedError(f"has no {row}")
+        dtype = case.input.dtype.name
+        if self._options.get("codec", "none") != "none" and dtype not in ("float32", "float64"):
+            raise UnsupportedError(f"has no codec for {dtype}")
         return dict(self._options)
 
     def _moving(self, case: Case) -> dict[str, Any]:
         if "codec" in self._options:
-            raise Unsupported(f"has no codec for {case.operation.name}")
+            raise UnsupportedError(f"has no codec for {case.operation.name}")
         return self._reducing(case)

@@ -3,8 +3,8 @@
     @STEPS.register("mine")
     class Mine(Step): ...
 
-The constructor gets the options of `name:option+option`, the workload and the ranks, and makes its own copy of the
-model and its own SGD; calling the step then trains that copy once.
+The constructor gets the options of `name:option+option`, the workload and the ranks, and makes its own copy
+of the model and its own SGD; calling the step then trains that copy once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Step:
 
     def __call__(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        self.workload.loss(self.model).backward()
+        self.workload.loss(self.model).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 
     def close(self) -> None:

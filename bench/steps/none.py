@@ -1,4 +1,4 @@
-"""No communication: the same processes train at once, each for itself. What every other step is compared with."""
+"""No communication: the same processes train at once, each for itself. What every step is compared with."""
 
 from __future__ import annotations
 

@@ -20,9 +20,8 @@ struct Doubling {
 
   bool is_extra(int rank) const { return rank < 2 * extras && rank % 2 == 1; }
   bool has_extra(int member) const { return member < extras; }
-  int member_of(int rank) const {
-    return rank < 2 * extras ? rank / 2 : rank - extras;
-  }  // an extra: its partner
+  // Of an extra, the member that it gives its contribution to.
+  int member_of(int rank) const { return rank < 2 * extras ? rank / 2 : rank - extras; }
   int rank_of(int member) const { return member < extras ? 2 * member : member + extras; }
 };
 

@@ -7,8 +7,8 @@ namespace pycomm {
 namespace {
 
 // Stage s receives the partial sum of chunk rank-2-s, adds this rank's contribution and puts the result into
-// sum_of(s, last); the next stage sends it on. After the last stage every rank holds the sum of its own
-// chunk.
+// sum_of(s, last); the next stage sends it on. After the last stage every rank holds the sum of chunk
+// `rank`.
 void append_reduce_scatter(Plan& plan, const Spec& spec, Buffer (*sum_of)(int stage, int last)) {
   const int next = wrap(spec.rank + 1, spec.size), previous = wrap(spec.rank - 1, spec.size);
   const int last = spec.size - 2;

@@ -19,7 +19,8 @@ class Bootstrap {
 
 struct BootstrapEntry {
   std::string name;
-  std::unique_ptr<Bootstrap> (*create)(const Environment& environment) = nullptr;  // null when its handle is missing
+  // Null when its handle is missing.
+  std::unique_ptr<Bootstrap> (*create)(const Environment& environment) = nullptr;
 };
 
 }  // namespace pycomm

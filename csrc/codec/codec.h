@@ -15,17 +15,20 @@ namespace pycomm {
 struct Codec {
   std::string name;
   std::string summary;
-  bool lossless = false;  // the wire holds the elements unchanged: the executor sends them from where they lie
+  bool lossless = false;  // the wire holds the elements unchanged; the executor sends them in place
 
   std::int64_t (*wire_bytes)(std::int64_t count, DType dtype) = nullptr;
   // wire = Q(src * scale)
   void (*encode)(const View& src, std::byte* wire, double scale) = nullptr;
   // dst = decode(wire)
   void (*decode)(const std::byte* wire, const View& dst) = nullptr;
-  // dst = (acc * scales.a + decode(wire)) * scales.result; dst and acc have equal count and dtype and may be the same
+  // dst = (acc * scales.a + decode(wire)) * scales.result; dst and acc have equal count and dtype and may be
+  // the same
   void (*decode_reduce)(const View& dst, const View& acc, const std::byte* wire, Scales scales) = nullptr;
 };
 
-inline const Codec& codec_named(std::string_view name) { return Registry<Codec>::instance().get(name, "codec"); }
+inline const Codec& codec_named(std::string_view name) {
+  return Registry<Codec>::instance().get(name, "codec");
+}
 
 }  // namespace pycomm

@@ -23,18 +23,23 @@ class Dependencies {
   void add(int index, CompiledStep& compiled) {
     const Step& step = compiled.step;
     const Touches touches = touches_of(step);
-    for (const Place& place : touches.reads) wait_for(compiled, history_[place].writers, step, place);
+    for (const Place& place : touches.reads) {
+      wait_for(compiled, history_[place].writers);
+      for (const Publisher& publisher : history_[place].publishers)
+        if (publisher.stage < compiled.stage) wait_for(compiled, {publisher.step});
+    }
     for (const Place& place : touches.writes) {
-      wait_for(compiled, history_[place].writers, step, place);
-      wait_for(compiled, history_[place].readers, step, place);
+      wait_for(compiled, history_[place].writers);
+      wait_for(compiled, history_[place].readers);
     }
     for (const Place& place : touches.writes) {
       History& history = history_[place];
-      history = History{{index}, {}};
+      history = History{{index}, {}, {}};
     }
     for (const Place& place : touches.reads)
       if (std::find(touches.writes.begin(), touches.writes.end(), place) == touches.writes.end())
         history_[place].readers.push_back(index);
+    if (step.publish) history_[touches.reads[0]].publishers.push_back({index, compiled.stage});
     if (last_meet_ >= 0) compiled.after_all.push_back(last_meet_);
     if (step.op == Op::meet) {
       for (int earlier = last_meet_ + 1; earlier < index; ++earlier) compiled.after_all.push_back(earlier);
@@ -43,12 +48,18 @@ class Dependencies {
   }
 
  private:
+  // A published send replaces its src: later stages read what it leaves, those of its own stage share it.
+  struct Publisher {
+    int step;
+    int stage;
+  };
   struct History {
     std::vector<int> writers;
     std::vector<int> readers;
+    std::vector<Publisher> publishers;
   };
 
-  void wait_for(CompiledStep& compiled, const std::vector<int>& steps, const Step&, const Place&) {
+  static void wait_for(CompiledStep& compiled, const std::vector<int>& steps) {
     for (int step : steps)
       if (std::find(compiled.after.begin(), compiled.after.end(), step) == compiled.after.end())
         compiled.after.push_back(step);

@@ -383,16 +383,19 @@ std::string HostExecutor::waiting_for() const {
 }
 
 bool HostExecutor::withdraw() {
-  bool ours = !exposed();
+  bool empty = true;
   for (Lane& lane : lanes_) {
     lane.next = lane.channel->steps.size();
     std::erase_if(lane.flights, [&](Flight& flight) {
-      if (flight.landed || lane.transport->poll(flight.ticket)) return true;
-      return lane.transport->cancel(flight.ticket);
+      if (flight.landed) return true;
+      if (!lane.transport->poll(flight.ticket)) return lane.transport->cancel(flight.ticket);
+      // It arrived after all: a peer that was met so knows where our buffers lie.
+      if (lane.channel->outgoing && flight.step >= 0) complete(flight.step);
+      return true;
     });
-    ours &= lane.flights.empty();
+    empty &= lane.flights.empty();
   }
-  return ours;
+  return empty && !exposed();
 }
 
 // Whether peers may read and write our buffers: they know where these lie, and have not all come to the last

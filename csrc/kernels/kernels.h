@@ -4,9 +4,10 @@
 //
 // Numbers. f16 and bf16 are widened to f32, computed there, rounded once to nearest even. Scales are double,
 // converted to the accumulation type (f64 for f64, else f32) and applied there; a scale of exactly 1 costs
-// nothing and changes no bit. min and max propagate NaN and order -0 < +0. Every NaN written to a 16-bit type
-// is the canonical quiet one (0x7e00, 0x7fc0). Integers wrap. Denormals are kept, whatever MXCSR the calling thread
-// has (see FloatMode). All tables give the same bits as the scalar one.
+// nothing and changes no bit. min and max propagate NaN and order -0 < +0. Every NaN computed is the
+// canonical quiet one of its type (0x7e00, 0x7fc0, 0x7fc00000, 0x7ff8000000000000); only what is copied, by
+// factor 1 to the same type, keeps its payload. Integers wrap. Denormals are kept, whatever MXCSR the calling
+// thread has (see FloatMode). All tables give the same bits as the scalar one.
 #pragma once
 
 #include <cstdint>
@@ -44,7 +45,8 @@ struct Kernels {
 
   // dst = ((acc * scales.a) op decode(wire)) * scales.result, wire f16 or bf16, dst and acc f32 or f64;
   // [wire is bf16][acc is f32][op].
-  using DecodeReduce = void (*)(void* dst, const void* acc, const void* wire, std::int64_t count, Scales scales);
+  using DecodeReduce = void (*)(void* dst, const void* acc, const void* wire, std::int64_t count,
+                                Scales scales);
   DecodeReduce decode_reduce[2][2][kKernelOpCount];
 };
 

@@ -7,24 +7,26 @@
 //            all_gather that is the number of ranks, and chunk r is rank r's part.
 //   buffer   input and output are the caller's; they may be the same memory, and a plan must be right either
 //            way. A scratch buffer is a slot that holds one chunk at a time, of any number.
-//            input holds every chunk (all_reduce, reduce_scatter, broadcast) or only chunk `rank` (all_gather);
-//            output holds every chunk, or only chunk `rank` (reduce_scatter). For broadcast, input and
-//            output are always the same memory, and plans name it output.
+//            input holds every chunk (all_reduce, reduce_scatter, broadcast) or only chunk `rank`
+//            (all_gather); output holds every chunk, or only chunk `rank` (reduce_scatter). For broadcast,
+//            input and output are always the same memory, and plans name it output.
 //   segment  what travels in one message. The executor cuts chunks into segments; plans never see them.
 //
 // Order
-//   Steps of one stage are concurrent: none may write what another reads or writes, except recv_reduces into one
-//   place, which apply in the listed order. Between stages the executor makes a step wait, segment by segment, for earlier steps
-//   that touch the same (buffer, chunk); there is no barrier between stages. Scratch slots conflict whatever
-//   the chunk. The messages from one rank to another travel in the order (stage, position in stage), and are received in that order.
+//   Steps of one stage are concurrent: none may write what another reads or writes, except recv_reduces into
+//   one place, which apply in the listed order. Between stages the executor makes a step wait, segment by
+//   segment, for earlier steps that touch the same (buffer, chunk); there is no barrier between stages.
+//   Scratch slots conflict whatever the chunk. The messages from one rank to another travel in the order
+//   (stage, position in stage), and are received in that order.
 //
 // Numbers
-//   Reading the *input* in a reducing collective is taking this rank's contribution: the executor scales there when
-//   contributions are to be scaled before they are summed. So a plan reads each element of its own input into the sum
-//   once per destination that it reaches, never twice for one.
+//   Reading the *input* in a reducing collective is taking this rank's contribution: the executor scales
+//   there when contributions are to be scaled before they are summed. So a plan reads each element of its own
+//   input into the sum once per destination that it reaches, never twice for one.
 //   `final` marks the step after which its dst holds the complete reduction: results are scaled there.
-//   `publish` marks sends of a finished value that the receivers keep as it is: with a lossy codec the sender
-//   replaces its own chunk by what the receivers decode, so that all ranks end with the same bits.
+//   `publish` marks sends of a value that the receivers keep as it is: with a lossy codec the sender replaces
+//   its own chunk by what the receivers decode, so that all ranks end with the same bits. For the order of
+//   steps such a send writes its src; several of one stage publish the same value.
 #pragma once
 
 #include <string>
@@ -48,7 +50,9 @@ enum class Op : std::uint8_t {
 };
 inline constexpr std::array<std::string_view, 8> kOpNames = {"send",   "recv", "recv_reduce", "copy",
                                                              "reduce", "meet", "reduce_from", "store_to"};
-constexpr std::string_view name_of(Op op) { return kOpNames[static_cast<int>(op)]; }
+constexpr std::string_view name_of(Op op) {
+  return kOpNames[static_cast<int>(op)];
+}
 
 struct Buffer {
   int id = 0;  // 0 input, 1 output, 2 + i scratch slot i
@@ -56,8 +60,12 @@ struct Buffer {
 };
 inline constexpr Buffer kInput{0};
 inline constexpr Buffer kOutput{1};
-constexpr Buffer scratch(int slot) { return Buffer{2 + slot}; }
-constexpr bool is_scratch(Buffer buffer) { return buffer.id >= 2; }
+constexpr Buffer scratch(int slot) {
+  return Buffer{2 + slot};
+}
+constexpr bool is_scratch(Buffer buffer) {
+  return buffer.id >= 2;
+}
 
 struct Step {
   Op op = Op::copy;
@@ -103,9 +111,10 @@ struct Algorithm {
   std::string name;  // "all_reduce:ring"
   std::string summary;
   Plan (*plan)(const Spec& spec) = nullptr;
-  bool (*supports)(int size) = nullptr;   // null: every size
-  // Elements that the busiest rank sends, as a fraction of the vector (the theory, which verify holds the plan to); 0 for
-  // a barrier. With mapped steps, the fraction stored to peers plus the fraction read from them.
+  bool (*supports)(int size) = nullptr;  // null: every size
+  // Elements that the busiest rank sends, as a fraction of the vector (the theory, which verify holds the
+  // plan to); 0 for a barrier. With mapped steps, the fraction stored to peers plus the fraction read from
+  // them.
   double (*volume)(int size) = nullptr;
   bool lossy_codecs = true;  // all ranks end with equal bits under a lossy codec
   bool mapped = false;       // needs peers whose memory is addressable

@@ -7,13 +7,25 @@
 
 namespace pycomm {
 
-enum class Collective : std::uint8_t { all_reduce, reduce_scatter, all_gather, broadcast, barrier, send, recv };
+enum class Collective : std::uint8_t {
+  all_reduce,
+  reduce_scatter,
+  all_gather,
+  broadcast,
+  barrier,
+  send,
+  recv
+};
 inline constexpr int kCollectiveCount = 7;
 inline constexpr std::array<std::string_view, kCollectiveCount> kCollectiveNames = {
     "all_reduce", "reduce_scatter", "all_gather", "broadcast", "barrier", "send", "recv"};
 
-constexpr std::string_view name_of(Collective c) { return kCollectiveNames[static_cast<int>(c)]; }
-constexpr bool reduces(Collective c) { return c == Collective::all_reduce || c == Collective::reduce_scatter; }
+constexpr std::string_view name_of(Collective c) {
+  return kCollectiveNames[static_cast<int>(c)];
+}
+constexpr bool reduces(Collective c) {
+  return c == Collective::all_reduce || c == Collective::reduce_scatter;
+}
 
 struct Spec {
   Collective collective = Collective::all_reduce;

@@ -4,8 +4,7 @@
 //   - a step runs when the earlier steps that it conflicts with are complete (schedule.h has the rule);
 //   - a send completes together with its receive, and only when both have their turn in the order of messages
 //     from the one rank to the other; a recv_reduce has no buffer to wait in;
-//   - a meet completes for all its ranks at once; between two meets nobody may touch what another rank
-//   reaches.
+//   - a meet completes for all its ranks at once; between two meets nobody touches what another rank reaches.
 //
 // A value is what a place holds: the set of ranks whose contributions are in it, and a hash of the expression
 // that made it. Contributions that overlap are an error where they are added. With lossy codecs every message

@@ -1,7 +1,7 @@
 // A transport moves bytes between two ranks and says whom it can reach. It never reduces, waits or times out.
 //
-// Threads: all calls of one Transport come from one thread at a time (the driver of its engine), except the constructor, address()
-// and connect(), which run during init. No call blocks, but for the time of a copy.
+// Threads: all calls of one Transport come from one thread at a time (the driver of its engine), except the
+// constructor, address() and connect(), which run during init. No call blocks, but for the time of a copy.
 #pragma once
 
 #include <cstddef>
@@ -18,8 +18,8 @@
 
 namespace pycomm {
 
-// Names the stream of messages of one operation between two ranks. Messages with equal tags from one rank to another are received in
-// the order they were sent; nothing is promised between different tags.
+// Names the stream of messages of one operation between two ranks. Messages with equal tags from one rank to
+// another are received in the order they were sent; nothing is promised between different tags.
 struct Tag {
   std::uint32_t context = 0;   // which communicator
   std::uint32_t sequence = 0;  // which operation of it
@@ -28,7 +28,8 @@ struct Tag {
 
 using Ticket = std::uint32_t;  // names one posted send or receive until poll() says it is done
 
-// A small message outside all operations, from anyone: news that a communicator broke, and the base of the mailbox.
+// A small message outside all operations, from anyone: news that a communicator broke, and the base of the
+// mailbox.
 inline constexpr std::size_t kControlBytes = 512;
 struct ControlFrame {
   int peer = -1;
@@ -47,8 +48,9 @@ class PeerMemory {
   virtual ~PeerMemory() = default;
   // Describes our own memory to peers.
   virtual Region describe(std::span<std::byte> memory) = 0;
-  // Where we see a peer's region; valid while the peer's operation runs. Loads and stores to it are ordered by the messages of
-  // this transport: what a peer wrote before it sent is seen after the message is received.
+  // Where we see a peer's region; valid while the peer's operation runs. Loads and stores to it are ordered
+  // by the messages of this transport: what a peer wrote before it sent is seen after the message is
+  // received.
   virtual std::byte* map(int peer, const Region& region) = 0;
 };
 
@@ -63,18 +65,20 @@ class Transport {
   virtual ~Transport() = default;
 
   virtual std::string address() const = 0;  // published to every rank once, opaque
-  // Whether this rank reaches `peer` (itself included: never asked). False: the router tries the next transport. Both ends must say yes.
+  // Whether this rank reaches `peer` (itself included: never asked). False: the router tries the next
+  // transport. Both ends must say yes.
   virtual bool connect(int peer, const std::string& address) = 0;
   virtual Pacing pacing(int peer) const = 0;
 
-  // The memory stays the caller's and must stay valid until the ticket is done or cancelled. A receive may be larger than
-  // what arrives, never smaller (TransportError).
+  // The memory stays the caller's and must stay valid until the ticket is done or cancelled. A receive may be
+  // larger than what arrives, never smaller (TransportError).
   virtual Ticket post_send(int peer, Tag tag, std::span<const std::byte> bytes) = 0;
   virtual Ticket post_recv(int peer, Tag tag, std::span<std::byte> bytes) = 0;
-  // The bytes moved, once done: the ticket is then spent. For a send, done means that the memory may be rewritten.
-  // A failure is thrown once; the ticket is then never done, and only to be cancelled.
+  // The bytes moved, once done: the ticket is then spent. For a send, done means that the memory may be
+  // rewritten. A failure is thrown once; the ticket is then never done, and only to be cancelled.
   virtual std::optional<std::size_t> poll(Ticket ticket) = 0;
-  // Gives a ticket up. True: the memory is the caller's again. False: the transport still uses it, and the caller must keep it for ever.
+  // Gives a ticket up. True: the memory is the caller's again. False: the transport still uses it, and the
+  // caller must keep it for ever.
   virtual bool cancel(Ticket ticket) = 0;
 
   virtual void post_control(int peer, std::span<const std::byte> bytes) = 0;  // copies

@@ -3,9 +3,10 @@
 Words
     kind        what is computed: dtype, op, codec, scale, data
     placement   where the arrays lie: in place or not, and by how many bytes they miss alignment
-    level       "full"     crosses algorithms, kinds, counts and placements
-                "triples"  crosses algorithms, kinds and counts; placements take turns along them
-                "pairs"    takes of those so many that any two of algorithm, kind, count and placement have met
+    level       "full"        crosses algorithms, kinds, counts and placements
+                "triples"     crosses algorithms, kinds and counts; placements take turns along them
+                "pairs"       takes of those so many that any two of algorithm, kind, count, placement and root have met
+                "algorithms"  takes of those so many that every algorithm has met every kind, count, placement and root
 
 A registered algorithm, codec or transport that no case names makes the suite fail (`uncovered`), and so does one whose collective or
 rounding unit this file does not know.
@@ -101,14 +102,11 @@ class Scope:
     def counts(self, dtype: str, size: int) -> list[int]:
         item = ITEM_BYTES[dtype]
         segment = self.segment_bytes // item
-        few = [0, 1, size - 1, size + 1, 31]
-        if segment <= 64:
-            # Every chunk of every rank takes several segments, the last one not full.
-            few.append(3 * segment * size + 5)
-        else:
-            edge = INLINE_BYTES // item
-            few += [edge, edge + 1, edge * size, edge * size + 1]
-        return sorted(set(few))
+        if self.segment_bytes <= 64:
+            # The last: every chunk of every rank takes several segments, the last one not full.
+            return sorted({0, 1, size - 1, size + 1, 31, 3 * segment * size + 5})
+        edge = INLINE_BYTES // item
+        return sorted({size - 1, 251, edge, edge * size + 1})
 
     def long_count(self, dtype: str, size: int) -> int:
         """More than a segment in every chunk."""
@@ -119,7 +117,7 @@ def reducing_kinds(codecs: Iterable[str]) -> list[Kind]:
     kinds = [Kind(dtype, op) for dtype in DTYPES for op in OPS]
     # 0.1 has no exact form, 0.5 keeps 16-bit sums exact.
     kinds += [Kind(dtype, op, scale=0.1 if dtype in ("f64", "f32") else 0.5) for dtype in FLOATS for op in ("sum", "avg")]
-    kinds += [Kind(dtype, op, data="random") for dtype in FLOATS for op in OPS]
+    kinds += [Kind(dtype, op, data="random") for dtype in FLOATS for op in ("sum", "avg", "prod")]
     kinds += [Kind(dtype, "sum", scale=0.3, data="random") for dtype in FLOATS]
     kinds += [Kind(dtype, op, data="special") for dtype in FLOATS for op in ("sum", "min", "max")]
     for codec in codecs:
@@ -138,7 +136,9 @@ def moving_kinds() -> list[Kind]:
 
 
 def placements(dtype: str) -> list[Placement]:
-    return [Placement(in_place, shift) for shift in (0, ITEM_BYTES[dtype], 1) for in_place in (True, False)]
+    # Odd addresses, and even ones that are not those of vectors.
+    shifts = (0, 1) if ITEM_BYTES[dtype] == 1 else (0, 1, ITEM_BYTES[dtype])
+    return [Placement(in_place, shift) for shift in shifts for in_place in (True, False)]
 
 
 def cases(registry: Registry, size: int, transport: str, scope: Scope) -> list[Case]:
@@ -149,20 +149,15 @@ def cases(registry: Registry, size: int, transport: str, scope: Scope) -> list[C
         generate = _GENERATORS.get(collective)
         assert generate, f"collective {collective} is registered, and cases.py makes no case for it"
         made = list(generate(registry, size, transport, scope, turn))
-        found += _covering_pairs(made) if scope.level == "pairs" else made
+        found += _thinned(made, PAIRS[scope.level]) if scope.level in PAIRS else made
     return found
 
 
-def pairs_of(case: Case) -> set[tuple[Any, Any]]:
-    values = [("root", case.root), ("algorithm", case.algorithm), case.kind, ("count", case.count), case.placement]
-    return set(itertools.combinations(values, 2))
-
-
-def _covering_pairs(made: list[Case]) -> list[Case]:
-    """Enough of the cases of one collective for every two values that meet in any of them."""
+def _thinned(made: list[Case], pairs_of: Callable[[Case], set[Any]]) -> list[Case]:
+    """Enough of the cases of one collective for every pair that any of them has."""
     order = list(range(len(made)))
     random.Random(len(made)).shuffle(order)  # equal on all ranks
-    seen: set[tuple[Any, Any]] = set()
+    seen: set[Any] = set()
     taken = []
     for i in order:
         pairs = pairs_of(made[i])
@@ -170,6 +165,22 @@ def _covering_pairs(made: list[Case]) -> list[Case]:
             seen |= pairs
             taken.append(i)
     return [made[i] for i in sorted(taken)]
+
+
+def _values(case: Case) -> list[Any]:
+    return [("algorithm", case.algorithm), case.kind, ("count", case.count), case.placement, ("root", case.root)]
+
+
+def any_two(case: Case) -> set[Any]:
+    return set(itertools.combinations(_values(case), 2))
+
+
+def algorithm_and_another(case: Case) -> set[Any]:
+    algorithm, *others = _values(case)
+    return {(algorithm, other) for other in others}
+
+
+PAIRS: dict[str, Callable[[Case], set[Any]]] = {"pairs": any_two, "algorithms": algorithm_and_another}
 
 
 def _crossed(
@@ -267,7 +278,7 @@ def required(registry: Registry, size: int, transport: str) -> set[str]:
 
 
 def least_count(registry: Registry, size: int, transport: str, scope: Scope) -> int:
-    """How many cases the registries imply at least: every count for every kind, by every algorithm unless pairs are enough."""
+    """How many cases the registries imply at least, from the kinds and counts that every algorithm, or any of them, must meet."""
     total = 0
     for collective, kinds in (
         ("all_reduce", reducing_kinds(registry.codecs)),
@@ -278,6 +289,15 @@ def least_count(registry: Registry, size: int, transport: str, scope: Scope) -> 
     ):
         for kind in kinds:
             able = [a for a in registry.usable(collective, size, transport) if registry.carries(collective, a, kind.codec)]
-            times = min(1, len(able)) if scope.level == "pairs" else len(able)
-            total += times * len(scope.counts(kind.dtype, size))
+            counts = len(scope.counts(kind.dtype, size))
+            total += len(able) * (1 if scope.level == "algorithms" else counts) if scope.level != "pairs" else min(1, len(able)) * counts
     return total
+
+
+def coverage_faults(made: Sequence[Case], registry: Registry, size: int, transport: str, scope: Scope) -> list[str]:
+    """What these cases leave out; nothing when they are as many and as varied as the registries imply."""
+    faults = [f"{name} is registered and no case names it" for name in sorted(required(registry, size, transport) - covered(made))]
+    least = least_count(registry, size, transport, scope)
+    if len(made) < least:
+        faults.append(f"{len(made)} cases; the registries imply at least {least}")
+    return faults

@@ -177,8 +177,8 @@ def _integer_reduction(kind: Kind, xs: list[Array]) -> Array:
     total = np.add.reduce(xs, dtype=STORED[kind.dtype])
     if kind.op != "avg":
         return total
-    quotient = np.abs(total) // len(xs)
-    return (np.sign(total) * quotient).astype(total.dtype) if kind.dtype != "u8" else quotient
+    size = total.dtype.type(len(xs))
+    return total // size + ((total < 0) & (total % size != 0)).astype(total.dtype)  # toward zero
 
 
 def _float_reduction(kind: Kind, numbers: list[Array]) -> Array:

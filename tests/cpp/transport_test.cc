@@ -1,5 +1,4 @@
 // One suite for every transport that works among threads. Each test runs for all of them.
-#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <exception>

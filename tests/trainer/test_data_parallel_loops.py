@@ -122,10 +122,10 @@ def test_a_gradient_accumulated_only_within_no_sync_is_reduced() -> None:
 
     def rank(comm: Communicator) -> dict:
         model = copy.deepcopy(original)
-        with DataParallel(model, comm, reduction="sum", global_count=2) as parallel:
+        with DataParallel(model, comm, reduction="sum", global_count=3) as parallel:
             with parallel.no_sync():
-                model(batch()[0], (0, 1)).sum().backward()
-            model(batch()[0], (0,)).sum().backward()
+                (model(batch()[0], (0, 1)).sum() * (comm.rank + 1)).backward()
+            (model(batch()[0], (0,)).sum() * (comm.rank + 1)).backward()
             parallel.synchronize()
             return gradients_of(model)
 

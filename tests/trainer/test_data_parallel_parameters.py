@@ -25,6 +25,7 @@ from torch.nn import functional
 from pycomm import Communicator
 from pycomm.testing import run_threads
 from trainer import DataParallel
+from trainer.gradients import slots_of
 
 
 @pytest.mark.parametrize("overlap", ["on", "off"])
@@ -169,6 +170,16 @@ def test_other_dtypes_are_reduced_in_buckets_of_their_own(dtype: torch.dtype) ->
     for gradients in on_ranks(3, make, body, global_count=2):
         assert [gradient.dtype for gradient in gradients] == [torch.float32] * 2 + [dtype] * 2
         assert all(bool((gradient == 3).all()) for gradient in gradients)
+
+
+def test_slots_are_in_reverse_order_with_the_groups_of_the_optimizer() -> None:
+    model = small_model()
+    biases = [parameter for parameter in model.parameters() if parameter.ndim == 1]
+    optimizer = torch.optim.SGD([{"params": biases}, {"params": [model[2].weight]}], lr=0.1)
+    model[2].bias.requires_grad_(False)
+    slots = [(slot.name, slot.group) for slot in slots_of(model, optimizer)]
+    assert slots == [("2.weight", 1), ("0.bias", 0), ("0.weight", 2)]
+    assert [slot.group for slot in slots_of(model, None)] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("size", [1, 3])

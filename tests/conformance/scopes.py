@@ -1,0 +1,40 @@
+"""What is run where. PYCOMM_CONFORMANCE=full crosses everything instead (minutes to hours).
+
+Segments of 64 bytes give many segments and windows for little work. With them, two and three threads run every algorithm with every kind and
+count; more threads, and threads that see each other's memory, any two of them; processes every algorithm with each. The transport's own segments
+follow, with counts around the size where messages change their form, every algorithm with each kind and each count.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pycomm
+from pycomm import _core
+from tests.conformance.cases import Registry, Scope
+
+THREADS = (1, 2, 3, 4, 5, 8)
+PROCESSES = (1, 2, 3, 4)
+RUNNERS = {"inproc": THREADS, "inproc_mapped": THREADS, "mpi": PROCESSES}  # numbers of ranks, by transport
+
+SMALL_BYTES = 64
+OWN_BYTES = 1 << 18  # what inproc, and mpi on one node, choose for themselves
+FULL = os.environ.get("PYCOMM_CONFORMANCE") == "full"
+
+
+def registry() -> Registry:
+    info = pycomm.info()
+    return Registry(info["algorithms"], info["codecs"], info["transports"], _core.supports)
+
+
+def scopes(transport: str, size: int) -> Iterator[Scope]:
+    """The passes that one world makes."""
+    small = "algorithms" if transport == "mpi" else "triples" if transport == "inproc" and size in (2, 3) else "pairs"
+    yield Scope("full" if FULL else small, SMALL_BYTES)
+    yield Scope("full" if FULL else "algorithms", OWN_BYTES)
+
+
+def environment(scope: Scope) -> dict[str, str]:
+    """What makes ranks use the segments of a scope."""
+    return {"PYCOMM_SEGMENT_BYTES": str(scope.segment_bytes if scope.segment_bytes == SMALL_BYTES else 0)}

@@ -1,0 +1,126 @@
+"""Jobs of several processes, started as users start them, with a time limit and no process left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+_MARK = "PYCOMM_TEST_JOB"  # in the environment of every process of a job
+
+
+@dataclass
+class Job:
+    """A running `pycomm.launch`."""
+
+    process: subprocess.Popen[str]
+    mark: str
+    started_s: float = field(default_factory=time.monotonic)
+
+    def finish(self, limit_s: float) -> Outcome:
+        """Wait for the end. A job that is not over after `limit_s` seconds is killed, and fails the test."""
+        try:
+            stdout, stderr = self.process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            where = _stacks(self.pids())
+            self.kill()
+            stdout, stderr = self.process.communicate(timeout=10)
+            raise AssertionError(f"not over after {limit_s} s\n{where}\n{_shown(stdout, stderr)}") from None
+        took = time.monotonic() - self.started_s
+        outcome = Outcome(self.process.returncode, stdout, stderr, took)
+        left = self._survivors()
+        if left:
+            self.kill()
+            raise AssertionError(f"processes {left} outlived their job\n{outcome}")
+        return outcome
+
+    def pids(self) -> list[int]:
+        """The processes of this job that run now."""
+        needle = f"{_MARK}={self.mark}".encode()
+        found = []
+        for entry in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                if needle in entry.read_bytes().split(b"\0"):
+                    found.append(int(entry.parent.name))
+            except OSError:  # it ended meanwhile
+                continue
+        return found
+
+    def kill(self) -> None:
+        for pid in self.pids():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+    def _survivors(self) -> list[int]:
+        until = time.monotonic() + 2
+        while left := self.pids():
+            if time.monotonic() > until:
+                return left
+            time.sleep(0.02)
+        return []
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"exit status {self.status} after {self.seconds:.1f} s\n{_shown(self.stdout, self.stderr)}"
+
+
+def _shown(stdout: str, stderr: str) -> str:
+    return f"---- stdout\n{stdout}\n---- stderr\n{stderr}"
+
+
+def _stacks(pids: Sequence[int]) -> str:
+    lines = []
+    for pid in pids:
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            place = Path(f"/proc/{pid}/wchan").read_text()
+        except OSError:
+            continue
+        lines.append(f"process {pid} in {place}: {command}")
+    return "\n".join(lines)
+
+
+def start(ranks: int, program: Path | str, *arguments: str, env: Mapping[str, str] | None = None) -> Job:
+    """Start a program under `pycomm.launch`: a script, or "-m" and a module."""
+    mark = uuid.uuid4().hex
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _python_path(), _MARK: mark, **(env or {})}
+    command = [sys.executable, "-m", "pycomm.launch", "-n", str(ranks), str(program), *arguments]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    return Job(process, mark)
+
+
+def _python_path() -> str:
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def run(ranks: int, program: Path | str, *arguments: str, limit_s: float = 60, env: Mapping[str, str] | None = None) -> Outcome:
+    """Start a program and wait for its end."""
+    return start(ranks, program, *arguments, env=env).finish(limit_s)
+
+
+def script(folder: Path, source: str) -> Path:
+    """A program with this source."""
+    path = folder / f"program_{uuid.uuid4().hex[:8]}.py"
+    path.write_text(textwrap.dedent(source))
+    return path

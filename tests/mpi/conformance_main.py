@@ -1,0 +1,50 @@
+"""All conformance cases over MPI, in one job: `python -m pycomm.launch -n N tests/mpi/conformance_main.py` from the root of the project.
+
+Prints a line for each pass, and what went wrong; the exit status is 1 if anything did.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pycomm
+from tests.conformance.cases import Scope, cases, coverage_faults
+from tests.conformance.oracle import Oracle
+from tests.conformance.runner import Report, judge, run_cases
+from tests.conformance.scopes import environment, registry, scopes
+
+
+def gathered(report: Report) -> list[Report] | None:
+    from mpi4py import MPI  # after pycomm.init() has started it
+
+    if not MPI.Is_initialized():
+        return [report]  # a rank that no launcher started
+    return MPI.COMM_WORLD.gather(report)
+
+
+def run_pass(scope: Scope) -> list[str]:
+    """Faults, on rank 0."""
+    os.environ.update(environment(scope))
+    comm = pycomm.init()
+    made = cases(registry(), comm.size, "mpi", scope)
+    reports = gathered(run_cases(comm, made, Oracle()))
+    rank, size = comm.rank, comm.size
+    pycomm.shutdown()
+    if rank != 0:
+        return []
+    print(f"conformance: {size} ranks over mpi, {scope}: {len(made)} cases", flush=True)
+    return coverage_faults(made, registry(), size, "mpi", scope) + judge(made, reports or [])
+
+
+def main() -> int:
+    size = pycomm.init().size
+    pycomm.shutdown()
+    faults = [fault for scope in scopes("mpi", size) for fault in run_pass(scope)]
+    for fault in faults:
+        print(fault, file=sys.stderr, flush=True)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
