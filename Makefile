@@ -6,7 +6,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST ?=
-TRAIN ?= -n 2 -m trainer fit --data mnist5k --model mlp --strategy data_parallel --codec fp16 --out runs/mnist5k
+TRAIN ?= -n 2 -m trainer fit --data mnist5k --model mlp --strategy data_parallel \
+  --codec fp16 --optimizer sgd --lr 0.1 --optimizer_options.momentum 0.9 --model_options.hidden 512 \
+  --global_batch 128 --steps 500 --out runs/mnist5k
 BENCH ?= -n 2 -m bench collectives
 
 BIN := $(VENV)/bin
@@ -89,11 +91,12 @@ compile: | $(VENV)/.editable
 tests-compile: compile
 	@$(BIN)/cmake --build $(TREE) --target pycomm_tests -- --quiet
 
+# UCX, beneath some MPIs, takes over madvise, which the thread sanitizer does not survive.
 sanitize: | $(VENV)/.editable ## the C++ tests under the address, undefined-behaviour and thread sanitizers
 	@for kind in asan tsan; do \
 	  PATH="$(abspath $(BIN)):$$PATH"; \
 	  cmake --preset $$kind -DPython_EXECUTABLE=$(abspath $(RUN)) >build/$$kind.log || { cat build/$$kind.log; exit 1; }; \
-	  cmake --build --preset $$kind -- --quiet && echo "== $$kind" && build/$$kind/pycomm_tests || exit 1; \
+	  cmake --build --preset $$kind -- --quiet && echo "== $$kind" && UCX_MEM_MMAP_HOOK_MODE=none build/$$kind/pycomm_tests || exit 1; \
 	done
 
 # ---- checks

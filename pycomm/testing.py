@@ -82,7 +82,12 @@ class _Rank(threading.Thread):
         comm: Communicator | None = None
         try:
             engine = _core.Engine.create(
-                self.number, self.size, self.world.handles(), self.progress == "thread", self.transports
+                self.number,
+                self.size,
+                self.world.handles(),
+                self.progress == "thread",
+                self.transports,
+                self.world,
             )
             comm = Communicator(_core.Communicator(engine), World(engine, [0] * self.size, 1))
             self.result = self.fn(comm, *self.args)

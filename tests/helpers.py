@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pycomm
+
 ROOT = Path(__file__).resolve().parents[1]
 _MARK = "PYCOMM_TEST_JOB"  # in the environment of every process of a job
 
@@ -102,7 +104,7 @@ def _stacks(pids: Sequence[int]) -> str:
 def start(ranks: int, program: Path | str, *arguments: str, env: Mapping[str, str] | None = None) -> Job:
     """Start a program under `pycomm.launch`: a script, or "-m" and a module."""
     mark = uuid.uuid4().hex
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _python_path(), _MARK: mark, **(env or {})}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(), _MARK: mark, **(env or {})}
     command = [sys.executable, "-m", "pycomm.launch", "-n", str(ranks), str(program), *arguments]
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -110,8 +112,10 @@ def start(ranks: int, program: Path | str, *arguments: str, env: Mapping[str, st
     return Job(process, mark)
 
 
-def _python_path() -> str:
-    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+def python_path() -> str:
+    """Where children find this very pycomm, and the tests."""
+    ours = str(Path(pycomm.__file__).resolve().parents[1])
+    return os.pathsep.join(dict.fromkeys([ours, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
 
 
 def run(ranks: int, program: Path | str, *arguments: str, limit_s: float = 60, env: Mapping[str, str] | None = None) -> Outcome:

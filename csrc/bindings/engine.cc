@@ -20,14 +20,15 @@ void bind_engine(py::module_& m) {
       .def_static(
           "create",
           [](int rank, int size, const std::map<std::string, std::uintptr_t>& handles, bool progress_thread,
-             const std::vector<std::string>& transports) {
+             const std::vector<std::string>& transports, std::shared_ptr<ThreadWorld> world) {
             Settings settings = Settings::from_environment();
             if (!transports.empty()) settings.transports = transports;
             const py::gil_scoped_release release;
-            return Engine::create({rank, size, handles}, settings, progress_thread);
+            return Engine::create({rank, size, handles, std::move(world)}, settings, progress_thread);
           },
           py::arg("rank"), py::arg("size"), py::arg("handles"), py::arg("progress_thread"),
-          py::arg("transports"), "Collective: connects this rank with the others.")
+          py::arg("transports"), py::arg("world") = nullptr,
+          "Collective: connects this rank with the others.")
       .def("close", &Engine::close, py::call_guard<py::gil_scoped_release>(),
            "Stops everything; pending operations fail with Aborted. True when no transport holds a buffer "
            "any more.")

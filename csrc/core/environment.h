@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 
 namespace pycomm {
@@ -13,6 +14,7 @@ struct Environment {
   int rank = 0;
   int size = 1;
   std::map<std::string, std::uintptr_t> handles;
+  std::shared_ptr<void> owner = {};  // of what the handles point to; the engine holds it
 };
 
 }  // namespace pycomm

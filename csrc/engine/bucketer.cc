@@ -21,6 +21,8 @@ Bucketer::Bucketer(std::shared_ptr<Communicator> communicator, std::vector<View>
                  "a slot covers elements ", slot.offset, " to ", slot.offset + slot.count, " of a bucket of ",
                  room);
   }
+  for (std::size_t i = 0; i < buffers_.size(); ++i)
+    communicator_->check(reduction_of(static_cast<int>(i), 1.0));
   reset();
 }
 
@@ -72,7 +74,7 @@ void Bucketer::launch(int bucket, double scale) {
                bucket, "; expected ", launched_, ", the next in order");
   PYCOMM_CHECK(missing_[bucket] == 0, "launch: ", missing_[bucket], " slots of bucket ", bucket,
                " are not filled");
-  works_.push_back(reduce(buffers_[bucket], options_.op, scale, options_.codec, options_.algorithm));
+  works_.push_back(submit(reduction_of(bucket, scale)));
   ++launched_;
 }
 
@@ -83,14 +85,18 @@ void Bucketer::flush(double scale) {
     if (filled_[i]) continue;
     const View place = buffers_[slot.bucket].slice(slot.offset, slot.count);
     if (place.count > 0) std::memset(place.data, 0, static_cast<std::size_t>(place.bytes()));
-    --missing_[slot.bucket];
   }
+  missing_.assign(buffers_.size(), 0);
   full_ = static_cast<int>(buffers_.size());
   while (launched_ < full_) launch(launched_, scale);
   anybody_ = std::make_shared<std::vector<std::uint8_t>>(filled_);
   const View bits{reinterpret_cast<std::byte*>(anybody_->data()), static_cast<std::int64_t>(anybody_->size()),
                   DType::u8};
-  works_.push_back(reduce(bits, ReduceOp::max, 1.0, {}, {}));
+  Call call;
+  call.collective = Collective::all_reduce;
+  call.input = call.output = bits;
+  call.op = ReduceOp::max;
+  works_.push_back(submit(std::move(call)));
 }
 
 void Bucketer::finish_round() {
@@ -108,15 +114,18 @@ bool Bucketer::filled(int slot) const {
   return filled_[slot] != 0;
 }
 
-std::shared_ptr<Work> Bucketer::reduce(const View& view, ReduceOp op, double scale, const std::string& codec,
-                                       const std::string& algorithm) {
+Call Bucketer::reduction_of(int bucket, double scale) const {
   Call call;
   call.collective = Collective::all_reduce;
-  call.input = call.output = view;
-  call.op = op;
+  call.input = call.output = buffers_[bucket];
+  call.op = options_.op;
   call.scale = scale;
-  call.codec = codec;
-  call.algorithm = algorithm;
+  call.codec = options_.codec;
+  call.algorithm = options_.algorithm;
+  return call;
+}
+
+std::shared_ptr<Work> Bucketer::submit(Call call) {
   call.soon = options_.soon;
   // Both the buckets and the bits must outlive the operation.
   call.keepalive =

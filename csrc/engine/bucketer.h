@@ -56,8 +56,8 @@ class Bucketer {
  private:
   void check_open(const char* call) const;
   const Slot& checked(int slot, const char* call) const;
-  std::shared_ptr<Work> reduce(const View& view, ReduceOp op, double scale, const std::string& codec,
-                               const std::string& algorithm);
+  Call reduction_of(int bucket, double scale) const;
+  std::shared_ptr<Work> submit(Call call);
 
   const std::shared_ptr<Communicator> communicator_;
   const std::vector<View> buffers_;

@@ -153,17 +153,21 @@ std::shared_ptr<const CompiledPlan> Communicator::plan_for(const Algorithm& algo
   return plan;
 }
 
-std::shared_ptr<Work> Communicator::submit(Call call) {
-  engine_->check_usable();
-  if (const auto failure = group_->failure()) raise(failure->kind, failure->what);
+Communicator::Checked Communicator::checked(const Call& call) const {
   const Codec& codec = codec_named(call.codec.empty() ? "none" : call.codec);
   check_root(call, rank(), size());
   check_op(call);
   check_codec(call, codec);
   const std::int64_t count = checked_count(call, rank(), size());
   const bool in_place = checked_in_place(call, count, rank(), size());
+  return {codec, choose(call, codec, count * size_of(call.input.dtype)), count, in_place};
+}
+
+std::shared_ptr<Work> Communicator::submit(Call call) {
+  engine_->check_usable();
+  if (const auto failure = group_->failure()) raise(failure->kind, failure->what);
+  const auto [codec, algorithm, count, in_place] = checked(call);
   const DType dtype = call.input.dtype;
-  const Algorithm& algorithm = choose(call, codec, count * size_of(dtype));
   const bool pair = is_pair(call.collective);
 
   Operation operation;

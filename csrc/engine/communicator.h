@@ -40,6 +40,8 @@ class Communicator {
   // Never blocks. Throws InvalidArgument before anything moves, or the first cause if the communicator is
   // broken.
   std::shared_ptr<Work> submit(Call call);
+  // Throws what submit() would throw of the call's arguments.
+  void check(const Call& call) const { static_cast<void>(checked(call)); }
 
   // True once the work is done. Call again as long as you want to wait.
   bool wait(const Work& work, double seconds);
@@ -73,6 +75,14 @@ class Communicator {
     auto operator<=>(const PlanKey&) const = default;
   };
 
+  struct Checked {
+    const Codec& codec;
+    const Algorithm& algorithm;
+    std::int64_t count;  // elements of the whole vector
+    bool in_place;
+  };
+
+  Checked checked(const Call& call) const;
   const Algorithm& choose(const Call& call, const Codec& codec, std::int64_t bytes) const;
   std::shared_ptr<const CompiledPlan> plan_for(const Algorithm& algorithm, const Call& call, bool in_place);
   bool mapped() const { return mapped_; }

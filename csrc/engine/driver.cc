@@ -335,7 +335,8 @@ bool Driver::stop() {
 }
 
 void Driver::say_goodbye() {
-  for (int peer : router_.contacts()) post_notice(peer, {Notice::kLeaving, ErrorKind::aborted, {}});
+  for (int peer = 0; peer < router_.size(); ++peer)
+    post_notice(peer, {Notice::kLeaving, ErrorKind::aborted, {}});
 }
 
 }  // namespace pycomm

@@ -33,16 +33,20 @@ std::shared_ptr<Engine> Engine::create(const Environment& environment, const Set
   engine->progress_thread_ = progress_thread;
   engine->parts_ = std::make_unique<Parts>();
   Parts& parts = *engine->parts_;
+  parts.environment_owner = environment.owner;
   parts.bootstrap = open_bootstrap(environment);
   engine->agree(settings);
   const Settings& agreed = engine->settings_;
-  parts.router = Router::connect(environment, *parts.bootstrap, agreed.transports, agreed.timeout_s);
+  const Exchange exchange = [&](const std::string& bytes) {
+    return parts.bootstrap->exchange(bytes, agreed.timeout_s);
+  };
+  parts.router = Router::connect(environment, exchange, agreed.transports);
   parts.router->set_pacing(agreed.segment_bytes, agreed.window);
 
   std::int64_t segment = std::int64_t{1} << 20;
   for (int peer = 0; peer < environment.size; ++peer)
     if (peer != environment.rank) segment = std::min(segment, parts.router->pacing(peer).segment_bytes);
-  for (const std::string& theirs : parts.bootstrap->exchange(std::to_string(segment), agreed.timeout_s))
+  for (const std::string& theirs : exchange(std::to_string(segment)))
     segment = std::min<std::int64_t>(segment, std::stoll(theirs));
   engine->segment_bytes_ = segment;
   parts.driver = std::make_unique<Driver>(*parts.router, agreed.in_flight, progress_thread);

@@ -44,6 +44,7 @@ class Engine {
 
  private:
   struct Parts {
+    std::shared_ptr<void> environment_owner;
     Staging staging;
     std::unique_ptr<Bootstrap> bootstrap;
     std::unique_ptr<Router> router;

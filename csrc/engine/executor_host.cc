@@ -43,7 +43,6 @@ HostExecutor::HostExecutor(Operation operation, Router& router, Staging& staging
     for (const Channel& channel : plan_.channels) {
       if (channel.outgoing != outgoing) continue;
       const int world_peer = world_ranks_[channel.peer];
-      router_.note_contact(world_peer);
       Transport& transport = router_.to(world_peer);
       const auto window = static_cast<std::size_t>(router_.pacing(world_peer).window);
       lanes_.push_back(Lane{&channel, &transport, world_peer, window, 0, 0, false, {}});

@@ -122,6 +122,7 @@ inline void sweep(std::int64_t count, Body body) {
   constexpr int kWide = Isa::kVectorBytes / sizeof(A);
   std::int64_t i = 0;
   if constexpr (kWide > 1)
+#pragma GCC unroll 2  // up to twice as fast on tiles in the first-level cache
     for (; i + kWide <= count; i += kWide) body(Lanes<kWide>{}, i);
 #pragma GCC unroll 1  // unrolled, these few elements are half of the machine code
   for (; i < count; ++i) body(Lanes<1>{}, i);

@@ -31,8 +31,8 @@ std::map<std::string, std::string> unpack(const std::string& bytes) {
 
 }  // namespace
 
-std::unique_ptr<Router> Router::connect(const Environment& environment, Bootstrap& bootstrap,
-                                        const std::vector<std::string>& allowed, double timeout_s) {
+std::unique_ptr<Router> Router::connect(const Environment& environment, const Exchange& exchange,
+                                        const std::vector<std::string>& allowed) {
   for (const std::string& name : allowed) Registry<TransportEntry>::instance().get(name, "transport");
   auto entries = Registry<TransportEntry>::instance().all();
   std::stable_sort(entries.begin(), entries.end(),
@@ -55,7 +55,7 @@ std::unique_ptr<Router> Router::connect(const Environment& environment, Bootstra
   }
 
   // Ours and theirs: a string of '0' and '1', a row per peer, in order of name.
-  const auto published = bootstrap.exchange(pack(addresses), timeout_s);
+  const auto published = exchange(pack(addresses));
   std::string mine;
   for (int peer = 0; peer < environment.size; ++peer) {
     const auto theirs = unpack(published[peer]);
@@ -66,7 +66,7 @@ std::unique_ptr<Router> Router::connect(const Environment& environment, Bootstra
       if (reached) mine += text(peer, ' ', name, '\n');
     }
   }
-  const auto reaches = bootstrap.exchange(mine, timeout_s);
+  const auto reaches = exchange(mine);
   router->route_.assign(environment.size, -1);
   std::string unreached;
   for (int peer = 0; peer < environment.size; ++peer) {

@@ -1,22 +1,24 @@
 // Gives each pair of ranks its best transport: the one of highest priority that both ends say they can use.
 #pragma once
 
+#include <functional>
 #include <memory>
-#include <set>
 #include <string>
 #include <vector>
 
-#include "bootstrap/bootstrap.h"
 #include "transport/transport.h"
 
 namespace pycomm {
+
+// One collective exchange of bytes: everyone's, by rank.
+using Exchange = std::function<std::vector<std::string>(const std::string& bytes)>;
 
 class Router {
  public:
   // Collective. Opens the named transports (empty: all that work here), publishes addresses, connects every
   // pair. Throws TransportError naming the pairs that nothing connects, and why each transport is missing.
-  static std::unique_ptr<Router> connect(const Environment& environment, Bootstrap& bootstrap,
-                                         const std::vector<std::string>& allowed, double timeout_s);
+  static std::unique_ptr<Router> connect(const Environment& environment, const Exchange& exchange,
+                                         const std::vector<std::string>& allowed);
 
   Transport& to(int peer) const { return *transports_[route_[peer]].transport; }
   const std::string& name_to(int peer) const { return transports_[route_[peer]].name; }
@@ -29,10 +31,7 @@ class Router {
 
   bool poll_control(ControlFrame* frame) const;
   int rank() const { return rank_; }
-
-  // With whom this rank has exchanged messages. Driver only.
-  void note_contact(int peer) { contacts_.insert(peer); }
-  const std::set<int>& contacts() const { return contacts_; }
+  int size() const { return static_cast<int>(route_.size()); }
 
  private:
   struct Open {
@@ -41,7 +40,6 @@ class Router {
   };
   int rank_ = 0;
   std::vector<Open> transports_;
-  std::set<int> contacts_;
   std::vector<int> route_;  // by peer; our own entry is unused
   std::int64_t segment_bytes_ = 0;
   int window_ = 0;

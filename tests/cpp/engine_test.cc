@@ -13,6 +13,7 @@
 #include "engine/bucketer.h"
 #include "engine/communicator.h"
 #include "engine/thread_world.h"
+#include "ranks.h"
 
 namespace pycomm {
 namespace {
@@ -26,32 +27,26 @@ struct Options {
 };
 
 // Runs `body` on every rank; the first exception is rethrown here.
-void run_ranks(int size, const Options& options, const Body& body) {
+void run_engines(int size, const Options& options, const Body& body) {
   ThreadWorld world(size);
-  std::vector<std::exception_ptr> errors(size);
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < size; ++rank) {
-    threads.emplace_back([&, rank] {
-      try {
-        Settings settings;
-        settings.transports = {options.transport};
-        settings.segment_bytes = options.segment_bytes;
-        settings.timeout_s = 60;
-        const auto engine = Engine::create({rank, size, world.handles()}, settings, options.progress_thread);
-        std::vector<int> ranks(size);
-        std::iota(ranks.begin(), ranks.end(), 0);
-        body(std::make_shared<Communicator>(engine, std::make_shared<Group>(0, rank, ranks),
-                                            engine->segment_bytes()));
-        engine->close();
-      } catch (...) {
-        errors[rank] = std::current_exception();
-        world.abort("a rank failed");
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  for (const std::exception_ptr& error : errors)
-    if (error) std::rethrow_exception(error);
+  run_ranks(size, [&](int rank) {
+    Settings settings;
+    settings.transports = {options.transport};
+    settings.segment_bytes = options.segment_bytes;
+    settings.timeout_s = 60;
+    try {
+      const auto engine =
+          Engine::create({rank, size, world.handles(), nullptr}, settings, options.progress_thread);
+      std::vector<int> ranks(size);
+      std::iota(ranks.begin(), ranks.end(), 0);
+      body(std::make_shared<Communicator>(engine, std::make_shared<Group>(0, rank, ranks),
+                                          engine->segment_bytes()));
+      engine->close();
+    } catch (...) {
+      world.abort("a rank failed");
+      throw;
+    }
+  });
 }
 
 void wait(Communicator& communicator, const std::shared_ptr<Work>& work) {
@@ -86,7 +81,7 @@ std::vector<float> sum_of_contributions(int size, std::int64_t count) {
 
 void check_every_all_reduce(const Options& options) {
   for (const int size : {1, 2, 3, 4, 5, 8}) {
-    run_ranks(size, options, [&](const std::shared_ptr<Communicator>& communicator) {
+    run_engines(size, options, [&](const std::shared_ptr<Communicator>& communicator) {
       for (const Algorithm* algorithm : algorithms_for(Collective::all_reduce)) {
         if (algorithm->supports && !algorithm->supports(size)) continue;
         if (algorithm->mapped && options.transport != "inproc_mapped" && size > 1) continue;
@@ -118,23 +113,26 @@ TEST(engine_all_reduces_with_a_progress_thread) {
 
 TEST(engine_runs_many_operations_at_once) {
   for (const bool progress_thread : {false, true}) {
-    run_ranks(4, {.progress_thread = progress_thread}, [](const std::shared_ptr<Communicator>& communicator) {
-      std::vector<std::vector<float>> values;
-      std::vector<std::shared_ptr<Work>> works;
-      for (int i = 0; i < 50; ++i) values.push_back(contribution(communicator->rank(), 100 + 37 * i));
-      for (auto& vector : values) works.push_back(communicator->submit(all_reduce(view_of(vector))));
-      for (int i = 49; i >= 0; --i) {
-        wait(*communicator, works[i]);
-        CHECK(values[i] == sum_of_contributions(4, 100 + 37 * i));
-      }
-    });
+    run_engines(4, {.progress_thread = progress_thread},
+                [](const std::shared_ptr<Communicator>& communicator) {
+                  std::vector<std::vector<float>> values;
+                  std::vector<std::shared_ptr<Work>> works;
+                  for (int i = 0; i < 50; ++i)
+                    values.push_back(contribution(communicator->rank(), 100 + 37 * i));
+                  for (auto& vector : values)
+                    works.push_back(communicator->submit(all_reduce(view_of(vector))));
+                  for (int i = 49; i >= 0; --i) {
+                    wait(*communicator, works[i]);
+                    CHECK(values[i] == sum_of_contributions(4, 100 + 37 * i));
+                  }
+                });
   }
 }
 
 // Rank 0 does A then B from two threads, rank 1 B then A.
 TEST(engine_keeps_communicators_independent) {
   for (const bool progress_thread : {false, true}) {
-    run_ranks(2, {.progress_thread = progress_thread}, [](const std::shared_ptr<Communicator>& a) {
+    run_engines(2, {.progress_thread = progress_thread}, [](const std::shared_ptr<Communicator>& a) {
       const auto b = a->subgroup(1, a->rank(), {0, 1}, a->segment_bytes());
       for (int round = 0; round < 20; ++round) {
         const auto use = [](Communicator& communicator) {
@@ -159,7 +157,7 @@ TEST(engine_keeps_communicators_independent) {
 }
 
 TEST(engine_times_out_naming_collective_peer_and_stage) {
-  run_ranks(3, {}, [](const std::shared_ptr<Communicator>& communicator) {
+  run_engines(3, {}, [](const std::shared_ptr<Communicator>& communicator) {
     if (communicator->rank() == 2) {
       std::this_thread::sleep_for(std::chrono::milliseconds(300));
       return;
@@ -184,7 +182,7 @@ TEST(engine_times_out_naming_collective_peer_and_stage) {
 }
 
 TEST(engine_reports_a_mismatch_on_every_rank_and_spares_other_communicators) {
-  run_ranks(3, {}, [](const std::shared_ptr<Communicator>& communicator) {
+  run_engines(3, {}, [](const std::shared_ptr<Communicator>& communicator) {
     const auto other =
         communicator->subgroup(1, communicator->rank(), {0, 1, 2}, communicator->segment_bytes());
     auto values = contribution(0, communicator->rank() == 1 ? 10 : 11);
@@ -204,7 +202,7 @@ TEST(engine_reports_a_mismatch_on_every_rank_and_spares_other_communicators) {
 }
 
 TEST(engine_gives_up_an_abandoned_operation_and_its_peers_hear_of_it) {
-  run_ranks(2, {}, [](const std::shared_ptr<Communicator>& communicator) {
+  run_engines(2, {}, [](const std::shared_ptr<Communicator>& communicator) {
     auto values = contribution(0, 5000);
     if (communicator->rank() == 0) {
       const auto work = communicator->submit(all_reduce(view_of(values)));
@@ -219,59 +217,61 @@ TEST(engine_gives_up_an_abandoned_operation_and_its_peers_hear_of_it) {
 
 TEST(engine_closes_under_waiting_threads) {
   for (const bool progress_thread : {false, true}) {
-    run_ranks(2, {.progress_thread = progress_thread}, [](const std::shared_ptr<Communicator>& communicator) {
-      if (communicator->rank() == 1) return;
-      auto values = contribution(0, 5000);
-      const auto work = communicator->submit(all_reduce(view_of(values)));
-      std::atomic<bool> aborted{false};
-      std::thread waiter([&] {
-        try {
-          wait(*communicator, work);
-        } catch (const Aborted&) {
-          aborted = true;
-        }
-      });
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-      communicator->engine().close();
-      waiter.join();
-      CHECK(aborted);
-    });
+    run_engines(2, {.progress_thread = progress_thread},
+                [](const std::shared_ptr<Communicator>& communicator) {
+                  if (communicator->rank() == 1) return;
+                  auto values = contribution(0, 5000);
+                  const auto work = communicator->submit(all_reduce(view_of(values)));
+                  std::atomic<bool> aborted{false};
+                  std::thread waiter([&] {
+                    try {
+                      wait(*communicator, work);
+                    } catch (const Aborted&) {
+                      aborted = true;
+                    }
+                  });
+                  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+                  communicator->engine().close();
+                  waiter.join();
+                  CHECK(aborted);
+                });
   }
 }
 
 TEST(engine_reduces_buckets_in_order_whatever_the_order_of_gradients) {
   for (const bool progress_thread : {false, true}) {
-    run_ranks(3, {.progress_thread = progress_thread}, [](const std::shared_ptr<Communicator>& communicator) {
-      std::vector<float> first(1000);
-      std::vector<float> second(600);
-      Bucketer bucketer(communicator, {view_of(first), view_of(second)},
-                        {{0, 0, 500}, {0, 500, 500}, {1, 0, 600}}, {}, nullptr);
-      for (int round = 0; round < 5; ++round) {
-        auto gradient = contribution(communicator->rank(), 500);
-        auto last = contribution(communicator->rank(), 600);
-        // Slot 1 comes from rank 0 alone; the second bucket is full first.
-        bucketer.put(2, view_of(last), 0.5);
-        if (communicator->rank() == 0) bucketer.put(1, view_of(gradient), 0.5);
-        bucketer.put(0, view_of(gradient), 0.5);
-        bucketer.flush(0.5);
-        for (const auto& work : bucketer.works()) wait(*communicator, work);
-        bucketer.finish_round();
-        auto expected = sum_of_contributions(3, 600);
-        for (float& value : expected) value *= 0.5f;
-        CHECK(second == expected);
-        expected = sum_of_contributions(3, 500);
-        for (int i = 0; i < 500; ++i) {
-          CHECK_EQ(first[i], expected[i] * 0.5f);
-          CHECK_EQ(first[500 + i], static_cast<float>(i % 11) * 0.5f);
-        }
-        CHECK((bucketer.used() == std::vector<std::uint8_t>{1, 1, 1}));
-      }
-    });
+    run_engines(3, {.progress_thread = progress_thread},
+                [](const std::shared_ptr<Communicator>& communicator) {
+                  std::vector<float> first(1000);
+                  std::vector<float> second(600);
+                  Bucketer bucketer(communicator, {view_of(first), view_of(second)},
+                                    {{0, 0, 500}, {0, 500, 500}, {1, 0, 600}}, {}, nullptr);
+                  for (int round = 0; round < 5; ++round) {
+                    auto gradient = contribution(communicator->rank(), 500);
+                    auto last = contribution(communicator->rank(), 600);
+                    // Slot 1 comes from rank 0 alone; the second bucket is full first.
+                    bucketer.put(2, view_of(last), 0.5);
+                    if (communicator->rank() == 0) bucketer.put(1, view_of(gradient), 0.5);
+                    bucketer.put(0, view_of(gradient), 0.5);
+                    bucketer.flush(0.5);
+                    for (const auto& work : bucketer.works()) wait(*communicator, work);
+                    bucketer.finish_round();
+                    auto expected = sum_of_contributions(3, 600);
+                    for (float& value : expected) value *= 0.5f;
+                    CHECK(second == expected);
+                    expected = sum_of_contributions(3, 500);
+                    for (int i = 0; i < 500; ++i) {
+                      CHECK_EQ(first[i], expected[i] * 0.5f);
+                      CHECK_EQ(first[500 + i], static_cast<float>(i % 11) * 0.5f);
+                    }
+                    CHECK((bucketer.used() == std::vector<std::uint8_t>{1, 1, 1}));
+                  }
+                });
   }
 }
 
 TEST(engine_serves_sixty_four_ranks) {
-  run_ranks(64, {}, [](const std::shared_ptr<Communicator>& communicator) {
+  run_engines(64, {}, [](const std::shared_ptr<Communicator>& communicator) {
     for (const char* algorithm : {"recursive_doubling", "halving_doubling", "direct"}) {
       auto values = contribution(communicator->rank(), 200);
       Call call = all_reduce(view_of(values));

@@ -1,16 +1,14 @@
 // One suite for every transport that works among threads. Each test runs for all of them.
 #include <chrono>
 #include <cstring>
-#include <exception>
 #include <functional>
-#include <mutex>
 #include <numeric>
 #include <set>
-#include <thread>
 #include <vector>
 
 #include "check.h"
 #include "core/error.h"
+#include "ranks.h"
 #include "transport/inproc.h"
 #include "transport/transport.h"
 
@@ -95,24 +93,6 @@ void receive_expecting(Transport& transport, int peer, Tag tag, const Bytes& exp
   Bytes got(expected.size());
   CHECK_EQ(finish(transport, transport.post_recv(peer, tag, got)), expected.size());
   CHECK(got == expected);
-}
-
-// Runs one function per rank in its own thread; rethrows the first error.
-void run_ranks(int size, const std::function<void(int)>& function) {
-  std::mutex mutex;
-  std::exception_ptr first;
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < size; ++rank)
-    threads.emplace_back([&, rank] {
-      try {
-        function(rank);
-      } catch (...) {
-        const std::lock_guard lock(mutex);
-        if (!first) first = std::current_exception();
-      }
-    });
-  for (auto& thread : threads) thread.join();
-  if (first) std::rethrow_exception(first);
 }
 
 // A message of `size` bytes whose receive, when `receive_first`, is posted before its send.

@@ -161,7 +161,6 @@ def test_random_values_have_the_bits_of_plain_all_reduce(size: int) -> None:
 def test_slots_that_nobody_fills_are_zero_and_said_so() -> None:
     def rank(comm: Communicator) -> None:
         buckets = Buckets(comm, [Slot(10), Slot(5), Slot(7)], bucket_bytes=1)
-        assert buckets.used_bits() == [False] * 3
         for turn in range(2):
             for flat in buckets.flat:
                 flat[:] = 99  # of an earlier round
@@ -333,6 +332,22 @@ def test_wrong_options_are_refused_at_once(options: dict[str, Any], words: str) 
             Buckets(comm, options.pop("slots", [Slot(4)]), **options)
 
     alone(rank)
+
+
+def test_a_round_survives_a_wrong_scale() -> None:
+    def rank(comm: Communicator) -> None:
+        buckets = Buckets(comm, [Slot(4), Slot(4)])
+        buckets.put(0, np.ones(4, np.float32))
+        for wrong in (float("nan"), float("inf")):
+            buckets.scale = wrong
+            with pytest.raises(InvalidArgument, match="scale is"):
+                buckets.flush()
+        buckets.scale = 2.0
+        buckets.flush()
+        buckets.wait()
+        assert buckets.view(0).tolist() == [4.0] * 4 and buckets.used_bits() == [True, False]
+
+    run_threads(2, rank)
 
 
 def test_a_broken_communicator_fails_the_round_with_the_first_cause() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,22 @@ def test_where_there_is_no_terminal_a_run_prints_about_ten_lines(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 12
     assert "step 250/1000  loss 0.0040  2.0 ms  eval_accuracy 0.5000" in lines
+
+
+def test_on_a_terminal_a_run_shows_a_bar_with_loss_and_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Metrics(tmp_path, rank=0, steps=2) as metrics:
+        metrics.add(row(1, 2.0))
+        metrics.add({**row(2, 2.0), "eval": {"accuracy": 0.25, "count": 7}})
+    shown = terminal.getvalue()
+    assert "2/2" in shown
+    assert "loss=0.5000" in shown
+    assert "eval_accuracy=0.2500" in shown
+    assert "step 1/2" not in shown

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from pycomm import Communicator
 from trainer.errors import TrainerError
@@ -76,6 +77,7 @@ class DataParallel(Strategy):
         self._comm = comm
         self._optimizer = optimizer
         self._reduction = reduction
+        self._global_count = None if global_count is None else self._checked(global_count)
         self._broadcast_buffers = broadcast_buffers
         self._synchronized = False
         self.overlap = _overlaps(overlap, comm)
@@ -87,19 +89,13 @@ class DataParallel(Strategy):
         self._gradients = GradientBuckets(
             comm, slots, self.bucket_ready, bucket_bytes=bucket_bytes, codec=codec
         )
-        if reduction == "mean":
-            self._gradients.scale = 1 / comm.size
-        self._global_count: int | None = None
-        if global_count is not None:
-            self.global_count = global_count
-        self._step_hooks = (
-            [
-                optimizer.register_step_pre_hook(self._before_step),
-                optimizer.register_step_post_hook(self._after_step),
-            ]
-            if optimizer
-            else []
-        )
+        divisor = comm.size if reduction == "mean" else self._global_count
+        if divisor is not None:
+            self._gradients.scale = 1 / divisor
+        self._step_hooks: list[RemovableHandle] = []
+        if optimizer is not None:
+            self._step_hooks.append(optimizer.register_step_pre_hook(self._before_step))
+            self._step_hooks.append(optimizer.register_step_post_hook(self._after_step))
 
     @property
     def global_count(self) -> int | None:
@@ -108,11 +104,7 @@ class DataParallel(Strategy):
 
     @global_count.setter
     def global_count(self, count: int) -> None:
-        if self._reduction != "sum":
-            raise TrainerError("global_count belongs to reduction 'sum'; this one is 'mean'")
-        if count < 1:
-            raise TrainerError(f"global_count: expected 1 or more, got {count}")
-        self._gradients.scale = 1 / count
+        self._gradients.scale = 1 / self._checked(count)
         self._global_count = count
 
     @property
@@ -180,6 +172,13 @@ class DataParallel(Strategy):
     def _after_step(self, *_: object) -> None:
         # Not in _before_step: an optimizer whose step calls super().step() runs that hook twice.
         self._synchronized = False
+
+    def _checked(self, global_count: int) -> int:
+        if self._reduction != "sum":
+            raise TrainerError("global_count belongs to reduction 'sum'; this one is 'mean'")
+        if global_count < 1:
+            raise TrainerError(f"global_count: expected 1 or more, got {global_count}")
+        return global_count
 
     def _check_trainable(self) -> None:
         for name, parameter in self._model.named_parameters():
