@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 from typing import Any
@@ -37,8 +38,6 @@ def _missing(mpi: dict[str, Any]) -> dict[str, str]:
     for isa in ("avx2", "avx512"):
         if isa not in _core.available_isas():
             out[isa] = "this processor or its operating system does not offer it"
-    try:
-        import torch  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("torch") is None:
         out["torch"] = "not installed: pip install 'pycomm[trainer]'"
     return out

@@ -36,8 +36,8 @@ class Job:
             self.kill()
             stdout, stderr = self.process.communicate(timeout=10)
             raise AssertionError(f"not over after {limit_s} s\n{where}\n{_shown(stdout, stderr)}") from None
-        took = time.monotonic() - self.started_s
-        outcome = Outcome(self.process.returncode, stdout, stderr, took)
+        ended_s = time.monotonic()
+        outcome = Outcome(self.process.returncode, stdout, stderr, self.started_s, ended_s)
         left = self._survivors()
         if left:
             self.kill()
@@ -79,10 +79,12 @@ class Outcome:
     status: int
     stdout: str
     stderr: str
-    seconds: float
+    started_s: float  # on the clock of time.monotonic(), which the ranks share
+    ended_s: float
 
     def __str__(self) -> str:
-        return f"exit status {self.status} after {self.seconds:.1f} s\n{_shown(self.stdout, self.stderr)}"
+        took = self.ended_s - self.started_s
+        return f"exit status {self.status} after {took:.1f} s\n{_shown(self.stdout, self.stderr)}"
 
 
 def _shown(stdout: str, stderr: str) -> str:

@@ -26,10 +26,13 @@ bool wait_for(Communicator& communicator, Work& work, double timeout_s) {
       communicator.wait(work, std::min(left, 0.1));
     }
     if (!work.done() && PyErr_CheckSignals() != 0) {
+      py::error_already_set interruption;
       work.abandon("interrupted");
-      const py::gil_scoped_release release;
-      communicator.wait(work, 1.0);
-      throw py::error_already_set();
+      {
+        const py::gil_scoped_release release;
+        communicator.wait(work, 1.0);
+      }
+      throw interruption;
     }
   }
   drain_released();

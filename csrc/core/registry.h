@@ -26,13 +26,14 @@ class Registry {
 
   void add(T entry) {
     if (find(entry.name)) throw Error(ErrorKind::internal, text("'", entry.name, "' is registered twice"));
-    entries_.push_back(std::make_unique<const T>(std::move(entry)));
-    std::sort(entries_.begin(), entries_.end(), [](auto& a, auto& b) { return a->name < b->name; });
+    owned_.push_back(std::make_unique<const T>(std::move(entry)));
+    entries_.push_back(owned_.back().get());
+    std::sort(entries_.begin(), entries_.end(), [](auto* a, auto* b) { return a->name < b->name; });
   }
 
   const T* find(std::string_view name) const {
     for (auto& entry : entries_)
-      if (entry->name == name) return entry.get();
+      if (entry->name == name) return entry;
     return nullptr;
   }
 
@@ -43,11 +44,7 @@ class Registry {
   }
 
   // In order of name.
-  std::vector<const T*> all() const {
-    std::vector<const T*> out;
-    for (auto& entry : entries_) out.push_back(entry.get());
-    return out;
-  }
+  const std::vector<const T*>& all() const { return entries_; }
 
   std::string names() const {
     std::string out;
@@ -56,7 +53,8 @@ class Registry {
   }
 
  private:
-  std::vector<std::unique_ptr<const T>> entries_;
+  std::vector<std::unique_ptr<const T>> owned_;
+  std::vector<const T*> entries_;
 };
 
 template <class T>

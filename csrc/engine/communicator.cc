@@ -18,7 +18,7 @@ bool is_pair(Collective collective) {
 
 template <class T>
 std::uint8_t registry_index(const T& entry) {
-  const auto all = Registry<T>::instance().all();
+  const auto& all = Registry<T>::instance().all();
   return static_cast<std::uint8_t>(std::find(all.begin(), all.end(), &entry) - all.begin());
 }
 
@@ -206,7 +206,7 @@ std::shared_ptr<Work> Communicator::submit(Call call) {
     history_ = header.next_history();
   }
   operation.tag = {2 * group_->context + (pair ? kPairPlane : 0), header.sequence};
-  task.what = describe(header);
+  task.header = header;
   task.start = [engine = engine_.get(), operation = std::move(operation)] {
     return std::make_unique<HostExecutor>(operation, engine->router(), engine->staging());
   };

@@ -253,7 +253,7 @@ void Driver::fail(Task& task, ErrorKind kind, const std::string& what) {
   const auto first = task.group->failure();
   Failure failure{kind, what};
   if (!first) {
-    failure.what = text(task.what, " failed on rank ", task.group->rank, " after ",
+    failure.what = text(describe(task.header), " failed on rank ", task.group->rank, " after ",
                         seconds(Clock::now() - task.work->submitted()), " s: ", what);
     task.group->fail(failure);
     tell_peers(*task.group, failure);

@@ -19,6 +19,7 @@
 
 #include "engine/executor.h"
 #include "engine/group.h"
+#include "engine/wire.h"
 #include "engine/work.h"
 #include "transport/router.h"
 
@@ -28,7 +29,7 @@ struct Task {
   std::shared_ptr<Work> work;
   std::shared_ptr<Group> group;
   std::function<std::unique_ptr<Executor>()> start;  // called by the driver
-  std::string what;  // "all_reduce(f32 x 1000, ...), operation 7 of communicator 0"
+  Header header;  // the call, for errors
   double timeout_s = 0;
   bool collective = true;  // collectives of one group start in order, and only some run at once
 

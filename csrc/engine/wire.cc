@@ -14,7 +14,7 @@ std::string name_at(const std::array<std::string_view, n>& names, std::size_t i)
 
 template <class T>
 std::string registered_name(std::size_t i) {
-  const auto all = Registry<T>::instance().all();
+  const auto& all = Registry<T>::instance().all();
   return i < all.size() ? all[i]->name : text("?", i);
 }
 

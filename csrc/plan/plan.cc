@@ -121,8 +121,13 @@ std::vector<const Algorithm*> algorithms_for(Collective collective) {
 }
 
 const Algorithm& algorithm_named(Collective collective, std::string_view name) {
-  if (const auto* found = Registry<Algorithm>::instance().find(text(name_of(collective), ":", name)))
-    return *found;
+  // On the path of every call: no string is built.
+  const std::string_view prefix = name_of(collective);
+  for (const Algorithm* algorithm : Registry<Algorithm>::instance().all()) {
+    const std::string_view full = algorithm->name;
+    if (full.size() == prefix.size() + 1 + name.size() && full.starts_with(prefix) && full.ends_with(name))
+      return *algorithm;
+  }
   const std::string known =
       joined(algorithms_for(collective), [](const Algorithm* algorithm) { return short_name(*algorithm); });
   throw InvalidArgument(text("no algorithm '", name, "' for ", name_of(collective), "; there are: ", known));

@@ -41,10 +41,11 @@ constexpr auto kCancelPatience = std::chrono::milliseconds(20);
 // How long the ranks may take to come to create(): the exchange of addresses has found them alive.
 constexpr auto kDuplicatePatience = std::chrono::seconds(60);
 
-// Two ranks on 2 cores (Open MPI 5.0.11, single copy), sending to each other and adding what arrives, 4 MB
-// each way: 64 KiB x 8 takes 2.4 ms, 256 KiB x 4 2.0, 512 KiB x 4 1.85, 1 and 2 MiB x 4 1.8 and 1.75. Best of
-// 40 to 150 on a busy machine.
-constexpr Pacing kSameNode{.segment_bytes = 1 << 19, .window = 4};
+// Two ranks on 2 cores with 1 MB of L2 each (Open MPI 5.0.11, single copy), ring all-reduce of 16 and 64 MB
+// of f32, as fractions of the library's own MPI_Allreduce beside it: 128 and 256 KiB x 2 take 0.8 and 0.55,
+// 512 KiB x 4 and everything larger 0.9 to 1.1 and 0.6 to 0.7: what has arrived should still be in the cache
+// when it is added.
+constexpr Pacing kSameNode{.segment_bytes = 1 << 18, .window = 2};
 // Below the usual eager limit of 64 KiB with room for headers, and enough of them in flight to fill 1 Gbit/s:
 // 0.95 of it among 2 and 4 hosts, where segments of 1 MB reach 0.55.
 constexpr Pacing kNetwork{.segment_bytes = 60000, .window = 32};
