@@ -36,7 +36,7 @@ class ThreadWorld:
         ...
 class Engine:
     @staticmethod
-    def create(rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, handles: collections.abc.Mapping[str, typing.SupportsInt | typing.SupportsIndex], progress_thread: bool, transports: collections.abc.Sequence[str]) -> Engine:
+    def create(rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, handles: collections.abc.Mapping[str, typing.SupportsInt | typing.SupportsIndex], progress_thread: bool, transports: collections.abc.Sequence[str], world: ThreadWorld | None = None) -> Engine:
         """
         Collective: connects this rank with the others.
         """

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import uuid
@@ -106,10 +107,22 @@ def _stacks(pids: Sequence[int]) -> str:
 def start(ranks: int, program: Path | str, *arguments: str, env: Mapping[str, str] | None = None) -> Job:
     """Start a program under `pycomm.launch`: a script, or "-m" and a module."""
     mark = uuid.uuid4().hex
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(), _MARK: mark, **(env or {})}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": python_path(),
+        _MARK: mark,
+        **(env or {}),
+    }
     command = [sys.executable, "-m", "pycomm.launch", "-n", str(ranks), str(program), *arguments]
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tempfile.gettempdir(),
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     return Job(process, mark)
 
@@ -120,7 +133,13 @@ def python_path() -> str:
     return os.pathsep.join(dict.fromkeys([ours, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
 
 
-def run(ranks: int, program: Path | str, *arguments: str, limit_s: float = 60, env: Mapping[str, str] | None = None) -> Outcome:
+def run(
+    ranks: int,
+    program: Path | str,
+    *arguments: str,
+    limit_s: float = 60,
+    env: Mapping[str, str] | None = None,
+) -> Outcome:
     """Start a program and wait for its end."""
     return start(ranks, program, *arguments, env=env).finish(limit_s)
 

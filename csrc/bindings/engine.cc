@@ -2,6 +2,8 @@
 
 #include <pybind11/stl.h>
 
+#include <optional>
+
 #include "bindings/bindings.h"
 #include "engine/communicator.h"
 #include "engine/thread_world.h"
@@ -20,14 +22,14 @@ void bind_engine(py::module_& m) {
       .def_static(
           "create",
           [](int rank, int size, const std::map<std::string, std::uintptr_t>& handles, bool progress_thread,
-             const std::vector<std::string>& transports, std::shared_ptr<ThreadWorld> world) {
+             const std::vector<std::string>& transports, std::optional<std::shared_ptr<ThreadWorld>> world) {
             Settings settings = Settings::from_environment();
             if (!transports.empty()) settings.transports = transports;
             const py::gil_scoped_release release;
-            return Engine::create({rank, size, handles, std::move(world)}, settings, progress_thread);
+            return Engine::create({rank, size, handles, world.value_or(nullptr)}, settings, progress_thread);
           },
           py::arg("rank"), py::arg("size"), py::arg("handles"), py::arg("progress_thread"),
-          py::arg("transports"), py::arg("world") = nullptr,
+          py::arg("transports"), py::arg("world") = py::none(),
           "Collective: connects this rank with the others.")
       .def("close", &Engine::close, py::call_guard<py::gil_scoped_release>(),
            "Stops everything; pending operations fail with Aborted. True when no transport holds a buffer "

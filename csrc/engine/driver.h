@@ -29,7 +29,7 @@ struct Task {
   std::shared_ptr<Work> work;
   std::shared_ptr<Group> group;
   std::function<std::unique_ptr<Executor>()> start;  // called by the driver
-  Header header;  // the call, for errors
+  Header header;                                     // the call, for errors
   double timeout_s = 0;
   bool collective = true;  // collectives of one group start in order, and only some run at once
 

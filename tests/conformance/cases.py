@@ -5,11 +5,13 @@ Words
     placement   where the arrays lie: in place or not, and by how many bytes they miss alignment
     level       "full"        crosses algorithms, kinds, counts and placements
                 "triples"     crosses algorithms, kinds and counts; placements take turns along them
-                "pairs"       takes of those so many that any two of algorithm, kind, count, placement and root have met
-                "algorithms"  takes of those so many that every algorithm has met every kind, count, placement and root
+                "pairs"       takes of those so many that any two of algorithm, kind, count, placement and
+                              root have met
+                "algorithms"  takes of those so many that every algorithm has met every kind, count,
+                              placement and root
 
-A registered algorithm, codec or transport that no case names makes the suite fail (`uncovered`), and so does one whose collective or
-rounding unit this file does not know.
+A registered algorithm or codec that no case names makes the suite fail (`coverage_faults`), and so does one
+whose collective or rounding unit this file does not know.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class Kind:
     op: str = "sum"
     codec: str = "none"
     scale: float = 1.0
-    data: str = "exact"  # "random" rounds; "special" holds NaN, infinities, zeros of both signs; "bits" is any bits
+    data: str = (
+        "exact"  # "random" rounds; "special" holds NaN, infinities, zeros of both signs; "bits" is any bits
+    )
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,9 @@ class Case:
     def __str__(self) -> str:
         k, p = self.kind, self.placement
         return (
-            f"{self.collective}:{self.algorithm} {k.dtype} x {self.count}, op {k.op}, codec {k.codec}, scale {k.scale}, "
-            f"root {self.root}, {k.data} data, {'in place' if p.in_place else 'out of place'}, shifted by {p.shift}"
+            f"{self.collective}:{self.algorithm} {k.dtype} x {self.count}, op {k.op}, codec {k.codec}, "
+            f"scale {k.scale}, root {self.root}, {k.data} data, "
+            f"{'in place' if p.in_place else 'out of place'}, shifted by {p.shift}"
         )
 
 
@@ -80,7 +85,11 @@ class Registry:
         names = []
         for full, row in self.algorithms.items():
             of, _, short = full.partition(":")
-            if of == collective and self.supports(full, size) and (not row["mapped"] or is_mapped(transport) or size == 1):
+            if (
+                of == collective
+                and self.supports(full, size)
+                and (not row["mapped"] or is_mapped(transport) or size == 1)
+            ):
                 names.append(short)
         return names
 
@@ -116,7 +125,11 @@ class Scope:
 def reducing_kinds(codecs: Iterable[str]) -> list[Kind]:
     kinds = [Kind(dtype, op) for dtype in DTYPES for op in OPS]
     # 0.1 has no exact form, 0.5 keeps 16-bit sums exact.
-    kinds += [Kind(dtype, op, scale=0.1 if dtype in ("f64", "f32") else 0.5) for dtype in FLOATS for op in ("sum", "avg")]
+    kinds += [
+        Kind(dtype, op, scale=0.1 if dtype in ("f64", "f32") else 0.5)
+        for dtype in FLOATS
+        for op in ("sum", "avg")
+    ]
     kinds += [Kind(dtype, op, data="random") for dtype in FLOATS for op in ("sum", "avg", "prod")]
     kinds += [Kind(dtype, "sum", scale=0.3, data="random") for dtype in FLOATS]
     kinds += [Kind(dtype, op, data="special") for dtype in FLOATS for op in ("sum", "min", "max")]
@@ -127,7 +140,10 @@ def reducing_kinds(codecs: Iterable[str]) -> list[Kind]:
         for dtype in ("f64", "f32"):
             kinds += [Kind(dtype, op, codec, scale) for op in ("sum", "avg") for scale in (1.0, 0.5)]
             kinds += [Kind(dtype, op, codec, data="random") for op in ("sum", "avg")]
-            kinds += [Kind(dtype, "sum", codec, scale=0.3, data="random"), Kind(dtype, "sum", codec, data="special")]
+            kinds += [
+                Kind(dtype, "sum", codec, scale=0.3, data="random"),
+                Kind(dtype, "sum", codec, data="special"),
+            ]
     return kinds
 
 
@@ -142,7 +158,7 @@ def placements(dtype: str) -> list[Placement]:
 
 
 def cases(registry: Registry, size: int, transport: str, scope: Scope) -> list[Case]:
-    """Neighbours in the list often have one kind, so that the algorithms that are in flight together differ."""
+    """Neighbours often have one kind, so that the algorithms that are in flight together differ."""
     turn = itertools.count()
     found: list[Case] = []
     for collective in sorted({name.partition(":")[0] for name in registry.algorithms}):
@@ -168,7 +184,13 @@ def _thinned(made: list[Case], pairs_of: Callable[[Case], set[Any]]) -> list[Cas
 
 
 def _values(case: Case) -> list[Any]:
-    return [("algorithm", case.algorithm), case.kind, ("count", case.count), case.placement, ("root", case.root)]
+    return [
+        ("algorithm", case.algorithm),
+        case.kind,
+        ("count", case.count),
+        case.placement,
+        ("root", case.root),
+    ]
 
 
 def any_two(case: Case) -> set[Any]:
@@ -184,7 +206,13 @@ PAIRS: dict[str, Callable[[Case], set[Any]]] = {"pairs": any_two, "algorithms": 
 
 
 def _crossed(
-    collective: str, algorithms: Sequence[str], kind: Kind, counts: Sequence[int], scope: Scope, turn: Iterator[int], root: int = 0
+    collective: str,
+    algorithms: Sequence[str],
+    kind: Kind,
+    counts: Sequence[int],
+    scope: Scope,
+    turn: Iterator[int],
+    root: int = 0,
 ) -> Iterator[Case]:
     for count, algorithm in itertools.product(counts, algorithms):
         every = placements(kind.dtype)
@@ -195,33 +223,52 @@ def _crossed(
 
 
 def _reducing(collective: str) -> Callable[..., Iterator[Case]]:
-    def generate(registry: Registry, size: int, transport: str, scope: Scope, turn: Iterator[int]) -> Iterator[Case]:
+    def generate(
+        registry: Registry, size: int, transport: str, scope: Scope, turn: Iterator[int]
+    ) -> Iterator[Case]:
         for kind in reducing_kinds(registry.codecs):
             able = [
-                name for name in registry.usable(collective, size, transport) if registry.carries(collective, name, kind.codec)
+                name
+                for name in registry.usable(collective, size, transport)
+                if registry.carries(collective, name, kind.codec)
             ]
             yield from _crossed(collective, able, kind, scope.counts(kind.dtype, size), scope, turn)
-            if kind.dtype in ("f32", "i8") and kind.op == "sum" and kind.data != "special" and kind.scale == 1:
+            if (
+                kind.dtype in ("f32", "i8")
+                and kind.op == "sum"
+                and kind.data != "special"
+                and kind.scale == 1
+            ):
                 yield from _crossed(collective, able, kind, [scope.long_count(kind.dtype, size)], scope, turn)
 
     return generate
 
 
-def _all_gathers(registry: Registry, size: int, transport: str, scope: Scope, turn: Iterator[int]) -> Iterator[Case]:
+def _all_gathers(
+    registry: Registry, size: int, transport: str, scope: Scope, turn: Iterator[int]
+) -> Iterator[Case]:
     for kind in moving_kinds():
         counts = [*scope.counts(kind.dtype, size), scope.long_count(kind.dtype, size)]
-        yield from _crossed("all_gather", registry.usable("all_gather", size, transport), kind, counts, scope, turn)
+        yield from _crossed(
+            "all_gather", registry.usable("all_gather", size, transport), kind, counts, scope, turn
+        )
 
 
-def _broadcasts(registry: Registry, size: int, transport: str, scope: Scope, turn: Iterator[int]) -> Iterator[Case]:
+def _broadcasts(
+    registry: Registry, size: int, transport: str, scope: Scope, turn: Iterator[int]
+) -> Iterator[Case]:
     for kind, root in itertools.product(moving_kinds(), sorted({0, size // 2, size - 1})):
         counts = [*scope.counts(kind.dtype, size), scope.long_count(kind.dtype, size)]
-        for case in _crossed("broadcast", registry.usable("broadcast", size, transport), kind, counts, scope, turn, root):
+        for case in _crossed(
+            "broadcast", registry.usable("broadcast", size, transport), kind, counts, scope, turn, root
+        ):
             yield replace(case, placement=Placement(True, case.placement.shift))
 
 
 # Each rank sends to the next one and receives from the one before: one case serves both collectives.
-def _sends(registry: Registry, size: int, transport: str, scope: Scope, turn: Iterator[int]) -> Iterator[Case]:
+def _sends(
+    registry: Registry, size: int, transport: str, scope: Scope, turn: Iterator[int]
+) -> Iterator[Case]:
     _only_algorithm(registry, "send")
     _only_algorithm(registry, "recv")
     for kind in moving_kinds():
@@ -239,7 +286,9 @@ def _recvs(*_: Any) -> Iterator[Case]:
     return iter(())
 
 
-def _barriers(registry: Registry, size: int, transport: str, scope: Scope, turn: Iterator[int]) -> Iterator[Case]:
+def _barriers(
+    registry: Registry, size: int, transport: str, scope: Scope, turn: Iterator[int]
+) -> Iterator[Case]:
     _only_algorithm(registry, "barrier")
     for algorithm in registry.usable("barrier", size, transport):
         for _ in range(5):
@@ -261,7 +310,11 @@ def covered(made: Iterable[Case]) -> set[str]:
     """What these cases exercise: "algorithm all_reduce:ring", "codec fp16", "dtype f32", ..."""
     names = set()
     for case in made:
-        names |= {f"algorithm {case.collective}:{case.algorithm}", f"codec {case.kind.codec}", f"dtype {case.kind.dtype}"}
+        names |= {
+            f"algorithm {case.collective}:{case.algorithm}",
+            f"codec {case.kind.codec}",
+            f"dtype {case.kind.dtype}",
+        }
         if case.collective == "send":
             names.add(f"algorithm recv:{case.algorithm}")
     return names
@@ -278,7 +331,7 @@ def required(registry: Registry, size: int, transport: str) -> set[str]:
 
 
 def least_count(registry: Registry, size: int, transport: str, scope: Scope) -> int:
-    """How many cases the registries imply at least, from the kinds and counts that every algorithm, or any of them, must meet."""
+    """How many cases the registries imply at least: the kinds and counts that algorithms must meet."""
     total = 0
     for collective, kinds in (
         ("all_reduce", reducing_kinds(registry.codecs)),
@@ -288,15 +341,28 @@ def least_count(registry: Registry, size: int, transport: str, scope: Scope) -> 
         ("send", moving_kinds()),
     ):
         for kind in kinds:
-            able = [a for a in registry.usable(collective, size, transport) if registry.carries(collective, a, kind.codec)]
+            able = [
+                a
+                for a in registry.usable(collective, size, transport)
+                if registry.carries(collective, a, kind.codec)
+            ]
             counts = len(scope.counts(kind.dtype, size))
-            total += len(able) * (1 if scope.level == "algorithms" else counts) if scope.level != "pairs" else min(1, len(able)) * counts
+            total += (
+                len(able) * (1 if scope.level == "algorithms" else counts)
+                if scope.level != "pairs"
+                else min(1, len(able)) * counts
+            )
     return total
 
 
-def coverage_faults(made: Sequence[Case], registry: Registry, size: int, transport: str, scope: Scope) -> list[str]:
+def coverage_faults(
+    made: Sequence[Case], registry: Registry, size: int, transport: str, scope: Scope
+) -> list[str]:
     """What these cases leave out; nothing when they are as many and as varied as the registries imply."""
-    faults = [f"{name} is registered and no case names it" for name in sorted(required(registry, size, transport) - covered(made))]
+    faults = [
+        f"{name} is registered and no case names it"
+        for name in sorted(required(registry, size, transport) - covered(made))
+    ]
     least = least_count(registry, size, transport, scope)
     if len(made) < least:
         faults.append(f"{len(made)} cases; the registries imply at least {least}")

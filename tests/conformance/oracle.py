@@ -1,7 +1,7 @@
 """What a call must yield, computed with NumPy from all ranks' inputs.
 
-Exact data are integers whose sums, products and averages no format on the way rounds: the result is known to the bit. Random data round, and
-the result lies within an error that is derived here, not guessed.
+Exact data are integers whose sums, products and averages no format on the way rounds: the result is known
+to the bit. Random data round, and the result lies within an error that is derived here, not guessed.
 
 Elements of bfloat16 are kept as their bits (uint16): NumPy has no such type.
 """
@@ -35,10 +35,10 @@ STORED: dict[str, type[np.generic]] = {
 
 @dataclass(frozen=True)
 class Format:
-    """A floating type: half the distance from 1 to the next number, its smallest and its largest positive number."""
+    """A floating type."""
 
-    unit: float
-    smallest: float
+    unit: float  # half the distance from 1 to the next number
+    smallest: float  # positive number
     largest: float
     integers: int  # all up to this are exact
 
@@ -59,7 +59,7 @@ def narrowest(kind: Kind) -> Format:
 
 
 def rounds_contributions(kind: Kind) -> bool:
-    """Whether every rank scales its own contribution and rounds it to 16 bits, instead of the sum being scaled."""
+    """Whether each rank scales and rounds its own contribution, instead of the sum being scaled."""
     return kind.dtype in ("f16", "bf16") or kind.codec in LOSSY
 
 
@@ -137,7 +137,9 @@ def _random_inputs(kind: Kind, count: int, size: int, random: np.random.Generato
     # Some sums come near to overflow, and some near to nothing; none overflows.
     limits = narrowest(kind)
     exponents[:, place == 3] = np.floor(np.log2(limits.largest / size)) - 2
-    exponents[:, place == 5] = np.log2(limits.smallest) + random.integers(0, 4, (size, int((place == 5).sum())))
+    exponents[:, place == 5] = np.log2(limits.smallest) + random.integers(
+        0, 4, (size, int((place == 5).sum()))
+    )
     return np.ldexp(mantissas, exponents.astype(np.int64))
 
 
@@ -220,13 +222,15 @@ def _rounded_reduction(kind: Kind, xs: list[Array], algorithm: str) -> Expected:
 def error_bound(kind: Kind, size: int, algorithm: str) -> tuple[float, float]:
     """(relative to the sum of the magnitudes, absolute) error of a sum, or of a product relative to itself.
 
-    On its way into the result a contribution is multiplied by (1 + d) at every rounding, |d| being at most the unit of the format rounded to:
-      - in 16 bits: direct and mapped round it once when it leaves and the sum once; else every message or stored partial sum that it is
-        part of rounds it, which are at most `size`;
-      - in the format that sums are computed in (f64 for f64, else f32): at most size - 1 additions, the scale and its conversion, and
-        size more because a partial sum may be scaled on the way;
+    On its way into the result a contribution is multiplied by (1 + d) at every rounding, |d| being at most
+    the unit of the format rounded to:
+      - in 16 bits: direct and mapped round it once when it leaves and the sum once; else every message or
+        stored partial sum that it is part of rounds it, which are at most `size`;
+      - in the format that sums are computed in (f64 for f64, else f32): at most size - 1 additions, the
+        scale and its conversion, and size more because a partial sum may be scaled on the way;
       - in the long double of this oracle: as many.
-    A rounding to a denormal instead errs by at most half the smallest number, and the sum of all of those adds up.
+    A rounding to a denormal instead errs by at most half the smallest number, and the sum of all of those
+    adds up.
     """
     short = (2 if algorithm in ("direct", "mapped") else max(size, 2)) if rounds_contributions(kind) else 0
     computed = FORMATS["f64" if kind.dtype == "f64" else "f32"]
@@ -236,7 +240,8 @@ def error_bound(kind: Kind, size: int, algorithm: str) -> tuple[float, float]:
         * (1 + float(np.finfo(np.longdouble).eps)) ** (size + 2)
     )
     absolute = (short * size + 2) * max(narrowest(kind).smallest, computed.smallest)
-    # A number above 1 by less than the unit of double is 1 to Python: the bound in units of f64 is summed up instead.
+    # A number above 1 by less than the unit of double is 1 to Python: the bound in units of f64 is summed
+    # up instead.
     return max(growth - 1, (2 * size + 4) * FORMATS["f64"].unit), absolute
 
 
@@ -256,10 +261,12 @@ def first_error(kind: Kind, got: Array, want: Expected) -> str:
     if not wrong.any():
         return ""
     i = int(np.argmax(wrong))
-    shown = want.values[i : i + 1]
-    shown = shown if want.error is not None else widened(kind.dtype, shown)
-    slack = "" if want.error is None else f" within {float(want.error[i]):.3g}"
-    return f"{int(wrong.sum())} of {len(got)} elements are wrong, first [{i}]: {widened(kind.dtype, got)[i]!r}, expected {shown[0]!r}{slack}"
+    if want.error is None:
+        wanted = f"{widened(kind.dtype, want.values)[i]!r}"
+    else:
+        wanted = f"{want.values[i]!r} within {float(want.error[i]):.3g}"
+    found = f"{widened(kind.dtype, got)[i]!r}"
+    return f"{int(wrong.sum())} of {len(got)} elements are wrong, first [{i}]: {found}, expected {wanted}"
 
 
 def _differ(a: Array, b: Array) -> Array:

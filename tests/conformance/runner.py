@@ -1,6 +1,7 @@
-"""Runs cases on one rank, and judges what all ranks brought back. The same for ranks that are threads and ranks that are processes.
+"""Runs cases on one rank, a thread or a process, and judges what all ranks brought back.
 
-Eight neighbouring cases are in flight at once, then eight run one after the other, and so on. Around every array lie bytes that must not change.
+Eight neighbouring cases are in flight at once, then eight run one after the other, and so on. Around every
+array lie bytes that must not change.
 """
 
 from __future__ import annotations
@@ -105,11 +106,12 @@ class Running:
 def run_cases(comm: Communicator, cases: Sequence[Case], oracle: Oracle) -> Report:
     report = Report()
     batches = [cases[i : i + IN_FLIGHT] for i in range(0, len(cases), IN_FLIGHT)]
-    for batch, blocking in zip(batches, itertools.cycle((False, True))):
+    for i, batch in enumerate(batches):
+        blocking = i % 2 == 1
         started: list[Running] = []
         for case in batch:
             running = Running(case, comm.size, comm.rank, oracle)
-            _guarded(case, comm, lambda r=running: START[r.case.collective](comm, r, blocking))
+            _guarded(case, comm, START[case.collective], comm, running, blocking)
             if blocking:
                 _conclude(comm, running, report)
             else:
@@ -119,11 +121,13 @@ def run_cases(comm: Communicator, cases: Sequence[Case], oracle: Oracle) -> Repo
     return report
 
 
-def _guarded(case: Case, comm: Communicator, act: Callable[[], Any]) -> Any:
+def _guarded(case: Case, comm: Communicator, act: Callable[..., Any], *arguments: Any) -> Any:
     try:
-        return act()
+        return act(*arguments)
     except Exception as error:
-        raise AssertionError(f"rank {comm.rank} of {comm.size}, {case}: {type(error).__name__}: {error}") from error
+        raise AssertionError(
+            f"rank {comm.rank} of {comm.size}, {case}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _conclude(comm: Communicator, running: Running, report: Report) -> None:
@@ -188,7 +192,9 @@ def _reduce_scatter(comm: Communicator, running: Running, blocking: bool) -> Non
 
     def judge() -> bytes:
         whole = running.reduction()
-        running.compare(result, Expected(whole.values[part], whole.error if whole.error is None else whole.error[part]))
+        running.compare(
+            result, Expected(whole.values[part], whole.error if whole.error is None else whole.error[part])
+        )
         rest = mine.copy()
         if case.placement.in_place:
             rest[part] = result
@@ -272,10 +278,10 @@ def judge(cases: Sequence[Case], reports: Sequence[Report]) -> list[str]:
     for rank, report in enumerate(reports):
         if report.count != len(cases):
             faults.append(f"rank {rank} ran {report.count} of {len(cases)} cases")
-    for case, digests in zip(cases, zip(*(report.digests for report in reports))):
+    for case, *digests in zip(cases, *(report.digests for report in reports), strict=False):
         if len(set(digests)) > 1:
             faults.append(f"{case}: the ranks end with different bits: {[d.hex()[:8] for d in digests]}")
-    for i, times in enumerate(zip(*(report.barriers for report in reports))):
+    for i, times in enumerate(zip(*(report.barriers for report in reports), strict=False)):
         if max(came for came, _ in times) > min(left for _, left in times):
             faults.append(f"barrier {i}: a rank left before the last one came")
     return faults[:MAX_FAILURES]

@@ -1,8 +1,9 @@
 """What is run where. PYCOMM_CONFORMANCE=full crosses everything instead (minutes to hours).
 
-Segments of 64 bytes give many segments and windows for little work. With them, two and three threads run every algorithm with every kind and
-count; more threads, and threads that see each other's memory, any two of them; processes every algorithm with each. The transport's own segments
-follow, with counts around the size where messages change their form, every algorithm with each kind and each count.
+Segments of 64 bytes give many segments and windows for little work. With them, two and three threads run
+every algorithm with every kind and count; more threads, and threads that see each other's memory, any two
+of them; processes every algorithm with each. The transport's own segments follow, with counts around the
+size where messages change their form, every algorithm with each kind and each count.
 """
 
 from __future__ import annotations
@@ -30,7 +31,13 @@ def registry() -> Registry:
 
 def scopes(transport: str, size: int) -> Iterator[Scope]:
     """The passes that one world makes."""
-    small = "algorithms" if transport == "mpi" else "triples" if transport == "inproc" and size in (2, 3) else "pairs"
+    small = (
+        "algorithms"
+        if transport == "mpi"
+        else "triples"
+        if transport == "inproc" and size in (2, 3)
+        else "pairs"
+    )
     yield Scope("full" if FULL else small, SMALL_BYTES)
     yield Scope("full" if FULL else "algorithms", OWN_BYTES)
 

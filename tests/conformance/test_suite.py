@@ -1,10 +1,10 @@
-"""The suite notices what it must notice: wrong bits, ranks that differ, stray writes, entries without a case."""
+"""The suite notices what it must: wrong bits, ranks that differ, stray writes, entries without a case."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,16 @@ import torch
 from pycomm import Communicator
 from pycomm.testing import run_threads
 from tests.conformance.cases import Case, Kind, Placement, Scope, cases, coverage_faults
-from tests.conformance.oracle import FORMATS, Oracle, error_bound, expected, first_error, inputs, rounded, widened
+from tests.conformance.oracle import (
+    FORMATS,
+    Oracle,
+    error_bound,
+    expected,
+    first_error,
+    inputs,
+    rounded,
+    widened,
+)
 from tests.conformance.runner import IN_FLIGHT, Report, judge, run_cases
 from tests.conformance.scopes import SMALL_BYTES, registry
 
@@ -38,12 +47,17 @@ class Lying:
     def all_reduce_async(self, x: Any, out: Any, **options: Any) -> Any:
         work = self._comm.all_reduce_async(x, out=out, **options)
 
-        class Spoilt:
-            def wait(inner) -> None:
-                work.wait()
-                self._lie(out)
+        return SpoiltWork(work, lambda: self._lie(out))
 
-        return Spoilt()
+
+@dataclass
+class SpoiltWork:
+    work: Any
+    spoil: Callable[[], None]
+
+    def wait(self) -> None:
+        self.work.wait()
+        self.spoil()
 
 
 def flip_last_bit(array: Any) -> None:
@@ -54,7 +68,9 @@ def write_before(array: Any) -> None:
     ctypes.memset(array.ctypes.data - 1, 0, 1)
 
 
-def faults_of(case: Case, lie: Lie | None, liars: tuple[int, ...] = (1,), repeat: int = 2 * IN_FLIGHT) -> list[str]:
+def faults_of(
+    case: Case, lie: Lie | None, liars: tuple[int, ...] = (1,), repeat: int = 2 * IN_FLIGHT
+) -> list[str]:
     def rank(comm: Any) -> Report:
         return run_cases(Lying(comm, lie) if lie and comm.rank in liars else comm, [case] * repeat, Oracle())
 
@@ -90,7 +106,9 @@ def test_an_exception_names_the_case() -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", ["all_to_all:pairwise", "barrier:tree"], ids=["a collective", "a second algorithm of a call without choice"]
+    "entry",
+    ["all_to_all:pairwise", "barrier:tree"],
+    ids=["a collective", "a second algorithm of a call without choice"],
 )
 def test_an_entry_that_no_case_can_name_fails(entry: str) -> None:
     known = registry()
@@ -109,7 +127,9 @@ def test_a_new_codec_must_say_how_it_rounds() -> None:
 def test_a_case_left_out_is_a_coverage_fault() -> None:
     scope = Scope("algorithms", SMALL_BYTES)
     made = [case for case in cases(registry(), 2, "inproc", scope) if case.algorithm != "ring"]
-    assert "algorithm all_reduce:ring is registered and no case names it" in coverage_faults(made, registry(), 2, "inproc", scope)
+    assert "algorithm all_reduce:ring is registered and no case names it" in coverage_faults(
+        made, registry(), 2, "inproc", scope
+    )
 
 
 # ---- the oracle itself
@@ -127,7 +147,9 @@ def test_rounding_to_bfloat16_is_torchs() -> None:
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])
 @pytest.mark.parametrize("size", [2, 3, 8])
-def test_a_sum_rounded_at_every_hop_keeps_the_bound_and_twice_the_bound_does_not(dtype: str, size: int) -> None:
+def test_a_sum_rounded_at_every_hop_keeps_the_bound_and_twice_the_bound_does_not(
+    dtype: str, size: int
+) -> None:
     kind = Kind(dtype, data="random")
     xs = inputs(kind, 5003, size)
     total = xs[0]

@@ -1,4 +1,5 @@
-"""All conformance cases over MPI, in one job: `python -m pycomm.launch -n N tests/mpi/conformance_main.py` from the root of the project.
+"""All conformance cases over MPI, in one job: `python -m pycomm.launch -n N tests/mpi/conformance_main.py`
+from the root of the project.
 
 Prints a line for each pass, and what went wrong; the exit status is 1 if anything did.
 """

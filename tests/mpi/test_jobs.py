@@ -53,9 +53,8 @@ def test_a_healthy_job_ends_with_status_0_and_says_nothing(progress: str) -> Non
     said_nothing(outcome)
 
 
-@pytest.mark.parametrize("progress", ["thread"])
-def test_children_of_ranks(progress: str) -> None:
-    outcome = run(2, HERE / "fork_main.py", env={"PYCOMM_PROGRESS": progress})
+def test_children_of_ranks() -> None:
+    outcome = run(2, HERE / "fork_main.py", env={"PYCOMM_PROGRESS": "thread"})
     assert outcome.stdout == "well\n", outcome
     said_nothing(outcome)
 
@@ -72,7 +71,11 @@ FAILURES = {
         finally:
             now("failing")
         """,
-        (r"pycomm\.errors\.Timeout: all_reduce\(f64 x 100000", "all_reduce:ring", "recv from rank 1 in stage 1 of 2"),
+        (
+            r"pycomm\.errors\.Timeout: all_reduce\(f64 x 100000",
+            "all_reduce:ring",
+            "recv from rank 1 in stage 1 of 2",
+        ),
     ),
     "a caught timeout": (
         """
@@ -188,12 +191,15 @@ def test_different_settings_are_those_of_rank_0_and_said_once(tmp_path: Path) ->
 
 # ---- signals
 
-WAITING = HEAD + """
+WAITING = (
+    HEAD
+    + """
     comm.barrier()
     if comm.rank == 0:
         now(f"pid {os.getpid()}")
     comm.all_reduce(np.ones(3)) if comm.rank == 0 else time.sleep(80)
 """
+)
 
 
 @pytest.mark.parametrize("target", ["the launcher", "one rank"])

@@ -1,4 +1,5 @@
-"""Arrays of every kind: torch, NumPy, the buffer protocol, DLPack; what comes back is of the kind that went in."""
+"""Arrays of every kind: torch, NumPy, the buffer protocol, DLPack; what comes back is of the kind that went
+in."""
 
 from __future__ import annotations
 
@@ -18,7 +19,16 @@ from pycomm.testing import run_threads
 
 pytestmark = pytest.mark.timeout(60)
 
-TORCH = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.int8)
+TORCH = (
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.int8,
+)
 NUMPY = ("float64", "float32", "float16", "int64", "int32", "uint8", "int8")
 SHAPES = ((), (0,), (1,), (5,), (2, 3), (2, 0, 4), (1, 1, 1, 7))
 
@@ -81,7 +91,9 @@ def test_numpy(dtype: str, shape: tuple[int, ...]) -> None:
         assert part.shape == np.array_split(x.ravel(), 2)[comm.rank].shape and (part == 6).all()
         whole = comm.all_gather(np.full(shape, comm.rank, dtype))
         assert whole.dtype == dtype
-        assert (whole == (np.concatenate([np.full(shape, r, dtype) for r in (0, 1)]) if shape else [0, 1])).all()
+        assert (
+            whole == (np.concatenate([np.full(shape, r, dtype) for r in (0, 1)]) if shape else [0, 1])
+        ).all()
 
     both(rank)
 
@@ -101,7 +113,19 @@ def test_numpy(dtype: str, shape: tuple[int, ...]) -> None:
         (lambda: (ctypes.c_double * 2)(1.0, 2.0), [2.0, 4.0]),
         (lambda: np.arange(12, dtype=np.float32)[3:7], [6.0, 8.0, 10.0, 12.0]),
     ],
-    ids=["bytearray", "array d", "array f", "array i", "array l", "array q", "array b", "slice", "cast", "ctypes", "part"],
+    ids=[
+        "bytearray",
+        "array d",
+        "array f",
+        "array i",
+        "array l",
+        "array q",
+        "array b",
+        "slice",
+        "cast",
+        "ctypes",
+        "part",
+    ],
 )
 def test_buffers(make: Callable[[], Any], values: list[float]) -> None:
     def rank(comm: Communicator) -> list[float]:
@@ -117,7 +141,10 @@ def test_dlpack_objects_are_written_in_place_and_yield_numpy_arrays() -> None:
         memory = np.arange(6, dtype=np.float32).reshape(2, 3)
         x = DLPackOnly(memory)
         assert comm.all_reduce(x) is x and (memory == 2 * np.arange(6).reshape(2, 3)).all()
-        assert comm.reduce_scatter(x).tolist() == (2 * memory.ravel())[3 * comm.rank : 3 * comm.rank + 3].tolist()
+        assert (
+            comm.reduce_scatter(x).tolist()
+            == (2 * memory.ravel())[3 * comm.rank : 3 * comm.rank + 3].tolist()
+        )
         assert (comm.all_gather(x) == np.concatenate([memory, memory])).all()
         assert comm.reduce_scatter_async(x).wait().shape == (3,)
         assert comm.all_gather_async(x).wait().shape == (4, 3)
@@ -169,7 +196,7 @@ def test_kinds_may_differ_between_ranks_and_between_input_and_out() -> None:
 
 def test_gathering_without_out_wants_equal_shapes() -> None:
     def rank(comm: Communicator) -> None:
-        with pytest.raises(pycomm.MismatchError, match="f64 x 4.*f64 x 6|f64 x 6.*f64 x 4"):
+        with pytest.raises(pycomm.MismatchError, match=r"f64 x 4.*f64 x 6|f64 x 6.*f64 x 4"):
             comm.all_gather(np.ones(2 + comm.rank))
             comm.barrier()
 
@@ -198,7 +225,9 @@ def test_results_on_one_rank_are_those_on_many(size: int) -> None:
         assert comm.all_reduce(x.copy(), scale=0.5).tolist() == [3.0] * 4
         assert comm.all_reduce(x.copy(), op="avg").tolist() == [6.0 / comm.size] * 4
         assert comm.all_reduce(np.full(2, -7, np.int32), op="avg").tolist() == [-7, -7]
-        half = comm.all_reduce(np.full(3, 1 + 2.0**-12, np.float32), codec="fp16", op="avg", algorithm="direct")
+        half = comm.all_reduce(
+            np.full(3, 1 + 2.0**-12, np.float32), codec="fp16", op="avg", algorithm="direct"
+        )
         assert math.isclose(half[0], 1.0, rel_tol=2.0**-10)
 
     run_threads(size, rank)

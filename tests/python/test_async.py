@@ -1,4 +1,5 @@
-"""Operations in flight: many at once, dropped, waited for out of order, too short, or from several threads."""
+"""Operations in flight: many at once, dropped, waited for out of order, too short, or from several
+threads."""
 
 from __future__ import annotations
 
@@ -195,7 +196,9 @@ def test_several_threads_wait_for_the_same_operation(progress: str) -> None:
             return
         work = comm.barrier_async()
         ended: list[float] = []
-        threads = [threading.Thread(target=lambda: (work.wait(30), ended.append(time.monotonic()))) for _ in range(5)]
+        threads = [
+            threading.Thread(target=lambda: (work.wait(30), ended.append(time.monotonic()))) for _ in range(5)
+        ]
         for thread in threads:
             thread.start()
         time.sleep(0.05)

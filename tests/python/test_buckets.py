@@ -1,4 +1,5 @@
-"""Buckets: where slots lie, rounds of put, mark, flush and wait, and that the result is that of plain all_reduce."""
+"""Buckets: where slots lie, rounds of put, mark, flush and wait, and that the result is that of plain
+all_reduce."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 few = hypothesis.settings(max_examples=60, deadline=None)
 
 slot_lists = st.lists(
-    st.builds(Slot, st.sampled_from([0, 1, 5, 63, 64, 65, 1000]), st.sampled_from(DTYPES), st.integers(0, 2)), max_size=20
+    st.builds(Slot, st.sampled_from([0, 1, 5, 63, 64, 65, 1000]), st.sampled_from(DTYPES), st.integers(0, 2)),
+    max_size=20,
 )
 
 
@@ -51,7 +53,9 @@ def test_layout(slots: list[Slot], bucket_bytes: int) -> None:
         for bucket, inside in members.items():
             assert len({(slots[i].group, slots[i].dtype) for i in inside}) == 1
             ends = [places[i][1] + places[i][2] for i in inside]
-            assert all(end <= places[i][1] for end, i in zip(ends, inside[1:], strict=False)), "slots overlap or are out of order"
+            assert all(end <= places[i][1] for end, i in zip(ends, inside[1:], strict=False)), (
+                "slots overlap or are out of order"
+            )
             item = ITEM_BYTES[buckets.dtypes[bucket]]
             before_last = sum(-(-slots[i].count // ALIGNMENT) * ALIGNMENT * item for i in inside[:-1])
             assert before_last < bucket_bytes, "the bucket was full before its last slot"
@@ -79,7 +83,10 @@ def test_views_are_the_buckets_memory_and_outlive_them(dtype: str) -> None:
         assert buckets.torch_view(1, (0, 4)).shape == (0, 4)
         assert buckets.torch_view(2, ()).shape == ()
         view.fill_(2)
-        assert buckets.view(0).tobytes() == torch.full((6,), 2, dtype=view.dtype).view(torch.uint8).numpy().tobytes()
+        assert (
+            buckets.view(0).tobytes()
+            == torch.full((6,), 2, dtype=view.dtype).view(torch.uint8).numpy().tobytes()
+        )
         del buckets
         return view
 
@@ -263,8 +270,14 @@ def test_waiting_for_a_round_has_a_time_limit() -> None:
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "put twice": (lambda b: (b.put(0, np.ones(4, np.float32)), b.put(0, np.ones(4, np.float32))), "slot 0 of bucket 0 was already"),
-    "mark after put": (lambda b: (b.put(0, np.ones(4, np.float32)), b.mark(0)), "slot 0 of bucket 0 was already"),
+    "put twice": (
+        lambda b: (b.put(0, np.ones(4, np.float32)), b.put(0, np.ones(4, np.float32))),
+        "slot 0 of bucket 0 was already",
+    ),
+    "mark after put": (
+        lambda b: (b.put(0, np.ones(4, np.float32)), b.mark(0)),
+        "slot 0 of bucket 0 was already",
+    ),
     "slot too high": (lambda b: b.put(2, np.ones(4, np.float32)), "slot is 2; expected 0 to 1"),
     "slot below zero": (lambda b: b.mark(-1), "slot is -1"),
     "another count": (lambda b: b.put(0, np.ones(5, np.float32)), "f32 x 5; expected f32 x 4"),
@@ -295,7 +308,15 @@ def test_misuse_is_refused_and_the_round_goes_on(name: str) -> None:
     run_threads(2, rank)
 
 
-@pytest.mark.parametrize("call", [lambda b: b.put(1, np.full(3, 7.0, np.float32)), lambda b: b.mark(1), lambda b: b.flush(), lambda b: b.launch(2)])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda b: b.put(1, np.full(3, 7.0, np.float32)),
+        lambda b: b.mark(1),
+        lambda b: b.flush(),
+        lambda b: b.launch(2),
+    ],
+)
 def test_a_flushed_round_takes_no_more(call: Any) -> None:
     """Its memory is in flight: a late gradient would be reduced half."""
 
@@ -366,7 +387,7 @@ def test_a_broken_communicator_fails_the_round_with_the_first_cause() -> None:
 def test_ranks_with_other_slots_are_a_mismatch() -> None:
     def rank(comm: Communicator) -> None:
         buckets = Buckets(comm, [Slot(100 if comm.rank else 200)])
-        with pytest.raises(pycomm.MismatchError, match="f32 x 128.*f32 x 256|f32 x 256.*f32 x 128"):
+        with pytest.raises(pycomm.MismatchError, match=r"f32 x 128.*f32 x 256|f32 x 256.*f32 x 128"):
             buckets.flush()
             buckets.wait()
 

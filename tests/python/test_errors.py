@@ -1,4 +1,5 @@
-"""What cannot be served is refused before anything moves, in words that name it, and the communicator goes on."""
+"""What cannot be served is refused before anything moves, in words that name it, and the communicator goes
+on."""
 
 from __future__ import annotations
 
@@ -39,16 +40,25 @@ REFUSED: dict[str, tuple[Callable[[Communicator], Any], str]] = {
         lambda c: c.all_reduce(ones(), algorithm="fast"),
         "'fast' for all_reduce.*direct.*recursive_doubling, ring",
     ),
-    "algorithm of another collective": (lambda c: c.all_reduce(ones(), algorithm="binomial"), "'binomial' for all_reduce"),
+    "algorithm of another collective": (
+        lambda c: c.all_reduce(ones(), algorithm="binomial"),
+        "'binomial' for all_reduce",
+    ),
     "algorithm that rounds differently on the ranks": (
         lambda c: c.all_reduce(ones(), algorithm="mapped", codec="fp16"),
         "mapped cannot.*codec fp16.*these can: .*ring",
     ),
-    "torch dtype": (lambda c: c.all_reduce(torch.ones(3, dtype=torch.bool)), r"torch\.bool; expected torch\.float64"),
+    "torch dtype": (
+        lambda c: c.all_reduce(torch.ones(3, dtype=torch.bool)),
+        r"torch\.bool; expected torch\.float64",
+    ),
     "NumPy dtype": (lambda c: c.all_reduce(ones(3, np.uint16)), "'H'; expected float64"),
     "foreign byte order": (lambda c: c.all_reduce(ones(3, ">f4")), "native byte order"),
     "NumPy strides": (lambda c: c.all_reduce(np.ones((3, 3))[:, 1]), "not contiguous"),
-    "Fortran order": (lambda c: c.all_reduce(np.asfortranarray(np.ones((3, 3)))), "not contiguous in C order"),
+    "Fortran order": (
+        lambda c: c.all_reduce(np.asfortranarray(np.ones((3, 3)))),
+        "not contiguous in C order",
+    ),
     "torch strides": (lambda c: c.all_reduce(torch.ones(3, 3).T), "not contiguous"),
     "another device": (lambda c: c.all_reduce(torch.empty(3, device="meta")), "device meta; expected cpu"),
     "a list": (lambda c: c.all_reduce([1.0, 2.0]), "is a list; expected"),
@@ -60,8 +70,14 @@ REFUSED: dict[str, tuple[Callable[[Communicator], Any], str]] = {
     "out of another count": (lambda c: c.all_reduce(ones(), out=ones(5)), "4 elements and out has 5"),
     "out of another dtype": (lambda c: c.all_reduce(ones(), out=ones(4, np.float64)), "f32 and out is f64"),
     "overlapping out": (overlapping, "overlap"),
-    "part of another count": (lambda c: c.reduce_scatter(ones(5), out=ones(5)), "out has 5 elements; rank . of 2 gets [23]"),
-    "gathered from another count": (lambda c: c.all_gather(ones(4), out=ones(5)), "4 elements; rank . of 2 gives [23]"),
+    "part of another count": (
+        lambda c: c.reduce_scatter(ones(5), out=ones(5)),
+        "out has 5 elements; rank . of 2 gets [23]",
+    ),
+    "gathered from another count": (
+        lambda c: c.all_gather(ones(4), out=ones(5)),
+        "4 elements; rank . of 2 gives [23]",
+    ),
     "root too high": (lambda c: c.broadcast(ones(), root=2), "root is 2; expected a rank from 0 to 1"),
     "root below zero": (lambda c: c.broadcast(ones(), root=-1), "root is -1"),
     "peer too high": (lambda c: c.send(ones(), 7), "peer is 7; expected a rank from 0 to 1"),
@@ -101,7 +117,10 @@ def test_refused_on_one_rank_alone_leaves_the_others_untouched() -> None:
     def rank(comm: Communicator) -> float:
         if comm.rank == 0:
             for call, _ in REFUSED.values():
-                if call not in (REFUSED["waiting for a negative time"][0], REFUSED["waiting for no number"][0]):
+                if call not in (
+                    REFUSED["waiting for a negative time"][0],
+                    REFUSED["waiting for no number"][0],
+                ):
                     with pytest.raises(InvalidArgument):
                         call(comm)
         return float(comm.all_reduce(ones())[0])
@@ -112,12 +131,20 @@ def test_refused_on_one_rank_alone_leaves_the_others_untouched() -> None:
 def test_an_argument_is_an_argument_error_of_python_too() -> None:
     assert issubclass(InvalidArgument, ValueError)
     assert issubclass(pycomm.Timeout, TimeoutError)
-    for error in (pycomm.InvalidArgument, pycomm.TransportError, pycomm.Timeout, pycomm.Aborted, pycomm.MismatchError):
+    for error in (
+        pycomm.InvalidArgument,
+        pycomm.TransportError,
+        pycomm.Timeout,
+        pycomm.Aborted,
+        pycomm.MismatchError,
+    ):
         assert issubclass(error, pycomm.PycommError)
 
 
 def test_an_unknown_transport_lists_those_that_exist() -> None:
-    with pytest.raises(InvalidArgument, match="transport 'carrier_pigeon'; known: inproc, inproc_mapped, mpi"):
+    with pytest.raises(
+        InvalidArgument, match="transport 'carrier_pigeon'; known: inproc, inproc_mapped, mpi"
+    ):
         run_threads(2, lambda comm: None, transport="carrier_pigeon")
 
 
@@ -136,7 +163,9 @@ def test_a_transport_that_cannot_work_here_says_why() -> None:
         ("PYCOMM_TRANSPORTS", "inproc,smoke", "transport 'smoke'; known"),
     ],
 )
-def test_a_wrong_setting_names_the_variable(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str) -> None:
+def test_a_wrong_setting_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str
+) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(InvalidArgument, match=words):
         run_threads(2, lambda comm: None)
@@ -164,7 +193,13 @@ def test_timeout_names_collective_peer_and_stage_and_breaks_both_ranks() -> None
 
     first, second = run_threads(2, rank)
     assert first == second  # the first cause, word for word
-    for part in ("all_reduce(f32 x 1000", "all_reduce:ring", "rank 0", "no end after 0.3 s", "recv from rank 1 in stage 1 of 2"):
+    for part in (
+        "all_reduce(f32 x 1000",
+        "all_reduce:ring",
+        "rank 0",
+        "no end after 0.3 s",
+        "recv from rank 1 in stage 1 of 2",
+    ):
         assert part in first
 
 
@@ -175,7 +210,7 @@ def test_the_default_timeout_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> No
         if comm.rank == 0:
             comm.barrier()
 
-    with pytest.raises(pycomm.PycommError, match="no end after 0.2 s|has left"):
+    with pytest.raises(pycomm.PycommError, match=r"no end after 0.2 s|has left"):
         run_threads(2, rank)
 
 

@@ -23,7 +23,12 @@ def test_split_groups_by_color_in_order_of_key_then_rank() -> None:
     def rank(comm: Communicator) -> Any:
         group = comm.split(comm.rank % 2, key=-comm.rank)
         assert group is not None
-        return group.rank, group.size, group.all_gather(np.array([comm.rank])).tolist(), total(group, comm.rank)
+        return (
+            group.rank,
+            group.size,
+            group.all_gather(np.array([comm.rank])).tolist(),
+            total(group, comm.rank),
+        )
 
     assert run_threads(5, rank) == [
         (2, 3, [4, 2, 0], 6.0),
@@ -60,7 +65,10 @@ def test_splits_of_splits_and_equal_splits_do_not_meet() -> None:
         assert twin is not None and mixed is not None and pair is not None
         contexts = {c._core.context for c in (comm, halves, twin, mixed, pair)}
         assert len(contexts) == 5
-        works = [(c, c.all_reduce_async(np.full(2000, float(comm.rank)))) for c in (pair, mixed, twin, halves, comm)]
+        works = [
+            (c, c.all_reduce_async(np.full(2000, float(comm.rank))))
+            for c in (pair, mixed, twin, halves, comm)
+        ]
         sums = {id(c): float(work.wait()[0]) for c, work in works}
         assert sums[id(comm)] == 6
         assert sums[id(halves)] == sums[id(twin)] == (1 if comm.rank < 2 else 5)

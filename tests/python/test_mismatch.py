@@ -35,10 +35,25 @@ DIFFERENT: dict[str, tuple[Call, Call, str, str]] = {
         "f32 x 100000",
         "f32 x 8",
     ),
-    "something and nothing": (lambda c, x: c.all_reduce(x), lambda c, x: c.all_reduce(x[:0]), "f32 x 8", "f32 x 0"),
-    "dtype": (lambda c, x: c.all_reduce(x), lambda c, x: c.all_reduce(x.astype(np.int32)), "f32 x 8", "i32 x 8"),
+    "something and nothing": (
+        lambda c, x: c.all_reduce(x),
+        lambda c, x: c.all_reduce(x[:0]),
+        "f32 x 8",
+        "f32 x 0",
+    ),
+    "dtype": (
+        lambda c, x: c.all_reduce(x),
+        lambda c, x: c.all_reduce(x.astype(np.int32)),
+        "f32 x 8",
+        "i32 x 8",
+    ),
     "op": (lambda c, x: c.all_reduce(x), lambda c, x: c.all_reduce(x, op="max"), "op sum", "op max"),
-    "scale": (lambda c, x: c.all_reduce(x, scale=0.5), lambda c, x: c.all_reduce(x, scale=0.25), "scale 0.5", "scale 0.25"),
+    "scale": (
+        lambda c, x: c.all_reduce(x, scale=0.5),
+        lambda c, x: c.all_reduce(x, scale=0.25),
+        "scale 0.5",
+        "scale 0.25",
+    ),
     "codec": (
         lambda c, x: c.all_reduce(x, codec="fp16", algorithm="ring"),
         lambda c, x: c.all_reduce(x, codec="bf16", algorithm="ring"),

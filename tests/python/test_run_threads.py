@@ -28,7 +28,9 @@ def test_results_come_by_rank(transport: str | None) -> None:
 
 
 def test_one_rank_is_enough() -> None:
-    assert run_threads(1, lambda comm: (comm.size, comm.transport, comm.all_reduce(np.ones(2)).tolist())) == [(1, "none", [1.0, 1.0])]
+    assert run_threads(1, lambda comm: (comm.size, comm.transport, comm.all_reduce(np.ones(2)).tolist())) == [
+        (1, "none", [1.0, 1.0])
+    ]
 
 
 def test_the_first_exception_is_raised_and_the_others_are_woken() -> None:
@@ -64,7 +66,9 @@ def test_a_hang_says_where_each_rank_is() -> None:
         if comm.rank == 1:
             release.wait(30)
 
-    with pytest.raises(pycomm.Timeout, match=r"1 of 2 ranks have not returned after 0\.3 s\nrank 1:\n(.|\n)*release\.wait"):
+    with pytest.raises(
+        pycomm.Timeout, match=r"1 of 2 ranks have not returned after 0\.3 s\nrank 1:\n(.|\n)*release\.wait"
+    ):
         run_threads(2, rank, timeout=0.3)
     release.set()
 
@@ -102,5 +106,7 @@ kept.clear()
 gc.collect()
 print("well")
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=50
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "well\n", "")

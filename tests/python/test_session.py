@@ -23,7 +23,12 @@ def python(source: str | Path, **variables: str) -> subprocess.CompletedProcess[
     env = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
     env = {**env, "PYTHONPATH": python_path(), **variables}
     return subprocess.run(
-        [sys.executable, "-W", "error", *([source] if isinstance(source, Path) else ["-c", textwrap.dedent(source)])],
+        [
+            sys.executable,
+            "-W",
+            "error",
+            *([source] if isinstance(source, Path) else ["-c", textwrap.dedent(source)]),
+        ],
         cwd=tempfile.gettempdir(),
         env=env,
         capture_output=True,
@@ -54,16 +59,13 @@ def test_without_a_launcher_one_rank_does_everything_without_mpi() -> None:
     clean("""
         import numpy as np, pycomm
         comm = pycomm.init()
-        assert (comm.rank, comm.size, comm.local_rank, comm.local_size, comm.transport) == (0, 1, 0, 1, "none")
-        assert comm.progress == "inline" and comm.cores >= 1 and comm.broken is None
-        assert comm.all_reduce(np.full(3, 4.0), op="avg", scale=0.5).tolist() == [2.0] * 3
-        assert comm.reduce_scatter(np.ones(3)).tolist() == [1.0] * 3
-        assert comm.all_gather(np.ones((2, 2))).shape == (2, 2)
-        assert comm.broadcast(np.ones(3)).tolist() == [1.0] * 3
-        comm.barrier()
-        assert comm.all_reduce_async(np.ones(2)).wait().tolist() == [1.0] * 2
-        assert comm.split(3).size == 1 and comm.split(None) is None
-        assert not pycomm._core.mpi_info()["initialized"]
+        assert (comm.rank, comm.size, comm.local_rank, comm.local_size, comm.transport) == (0, 1, 0, 1,
+        "none") assert comm.progress == "inline" and comm.cores >= 1 and comm.broken is None assert
+        comm.all_reduce(np.full(3, 4.0), op="avg", scale=0.5).tolist() == [2.0] * 3 assert
+        comm.reduce_scatter(np.ones(3)).tolist() == [1.0] * 3 assert comm.all_gather(np.ones((2, 2))).shape
+        == (2, 2) assert comm.broadcast(np.ones(3)).tolist() == [1.0] * 3 comm.barrier() assert
+        comm.all_reduce_async(np.ones(2)).wait().tolist() == [1.0] * 2 assert comm.split(3).size == 1 and
+        comm.split(None) is None assert not pycomm._core.mpi_info()["initialized"]
     """)
 
 
@@ -76,7 +78,8 @@ def test_init_twice_is_the_same_and_shutdown_twice_is_fine() -> None:
         pycomm.shutdown()
         pycomm.shutdown()
         assert not pycomm.is_initialized()
-        for call in (comm.barrier, lambda: comm.all_reduce(np.ones(2)), lambda: comm.split(0), lambda: comm.barrier_async()):
+        for call in (comm.barrier, lambda: comm.all_reduce(np.ones(2)), lambda: comm.split(0), lambda:
+        comm.barrier_async()):
             try:
                 call()
             except pycomm.Aborted as error:
@@ -174,8 +177,9 @@ FORK = """
     def in_child(comm, work):
         calls = {
             "barrier": comm.barrier, "split": lambda: comm.split(0), "wait": work.wait,
-            "all_reduce": lambda: comm.all_reduce(np.ones(3)), "start": lambda: comm.all_reduce_async(np.ones(3)),
-            "abort": lambda: comm.abort("why"), "buckets": lambda: pycomm.Buckets(comm, [pycomm.Slot(3)]).flush(),
+            "all_reduce": lambda: comm.all_reduce(np.ones(3)), "start": lambda:
+            comm.all_reduce_async(np.ones(3)), "abort": lambda: comm.abort("why"), "buckets": lambda:
+            pycomm.Buckets(comm, [pycomm.Slot(3)]).flush(),
         }
         for name, call in calls.items():
             try:
@@ -192,9 +196,10 @@ FORK = """
 @pytest.mark.parametrize("ending", ["sys.exit(0)", "os._exit(0)", "pass"])
 def test_a_forked_child_of_a_busy_engine_can_do_nothing_and_ends_well(ending: str) -> None:
     """Rank 1 is late, so that rank 0's operation runs while rank 0 forks."""
-    assert clean(
-        textwrap.dedent(FORK)
-        + textwrap.dedent(f"""
+    assert (
+        clean(
+            textwrap.dedent(FORK)
+            + textwrap.dedent(f"""
         from pycomm.testing import run_threads
         go = threading.Event()
 
@@ -236,4 +241,6 @@ def test_a_forked_child_of_a_busy_engine_can_do_nothing_and_ends_well(ending: st
             comm.barrier()
             print("parent goes on")
         """)
-    ) == "parent goes on\n"
+        )
+        == "parent goes on\n"
+    )
