@@ -142,8 +142,6 @@ class Wire {
       call(comm_);
   }
 
-  void free() { MPI_Comm_free(&comm_); }
-
  private:
   int check_rank(int peer) const {
     const int size = static_cast<int>(posted_.size());
@@ -281,16 +279,15 @@ class MpiTransport final : public Transport {
         state_(std::make_unique<State>(comm, environment.size, tags_.control())) {}
 
   // Tickets still out are cancelled; the memory of those that cannot be is still in use, as cancel() would
-  // have said. What MPI itself may still use, the communicator and the control buffers, is then left to it
-  // for ever: to free it would be worse than to lose it.
+  // have said. The control buffers that MPI may still use are then left to it for ever, as is the
+  // communicator always: a peer's last control frame may be on its way, and MPI gives the number of a freed
+  // communicator to the next one, which would take the frame for its own (Open MPI 5.0.11: messages then
+  // arrive out of order).
   ~MpiTransport() override {
-    if (!runs()) return;  // MPI is finalised and took the communicator along
+    if (!runs()) return;  // MPI is finalised
     bool idle = state_->control.close();
     posts_.for_each_taken([&](Post& post) { idle &= withdraw(post, Clock::duration::zero()); });
-    if (idle)
-      state_->wire.free();
-    else
-      state_.release();
+    if (!idle) state_.release();
   }
 
   std::string address() const override { return ""; }

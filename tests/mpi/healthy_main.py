@@ -108,6 +108,12 @@ def shut_down_and_start_again(comm: pycomm.Communicator) -> None:
         raise AssertionError("a call after shutdown() went through")
     again = pycomm.init()
     assert again is not comm and again.all_reduce(np.ones(3)).tolist() == [3.0] * 3
+    for _ in range(4):
+        pycomm.shutdown()
+        again = pycomm.init()
+    # Nothing of the earlier worlds is taken for a message of this one.
+    works = [again.all_reduce_async(np.full(100, float(i)), algorithm="ring") for i in range(8)]
+    assert all((work.wait() == 3 * i).all() for i, work in enumerate(works))
     pycomm.shutdown()
 
     from mpi4py import MPI

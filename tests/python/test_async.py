@@ -1,5 +1,4 @@
-"""Operations in flight: many at once, dropped, waited for out of order, too short, or from several
-threads."""
+"""Operations in flight: many, dropped, waited for out of order, too short, or from several threads."""
 
 from __future__ import annotations
 

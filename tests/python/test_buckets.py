@@ -1,5 +1,4 @@
-"""Buckets: where slots lie, rounds of put, mark, flush and wait, and that the result is that of plain
-all_reduce."""
+"""Buckets: where slots lie, rounds, misuse, and that results are those of plain all_reduce."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What cannot be served is refused before anything moves, in words that name it, and the communicator goes
-on."""
+"""What cannot be served is refused before anything moves, with the reason, and the communicator goes on."""
 
 from __future__ import annotations
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -13,7 +15,7 @@ import pytest
 import pycomm
 from pycomm import Communicator
 from pycomm.testing import run_threads
-from tests.helpers import ROOT
+from tests.helpers import python_path
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -106,7 +108,13 @@ kept.clear()
 gc.collect()
 print("well")
 """
+    env = {**os.environ, "PYTHONPATH": python_path()}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=50
+        [sys.executable, "-c", program],
+        cwd=tempfile.gettempdir(),
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=50,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "well\n", "")

@@ -59,13 +59,17 @@ def test_without_a_launcher_one_rank_does_everything_without_mpi() -> None:
     clean("""
         import numpy as np, pycomm
         comm = pycomm.init()
-        assert (comm.rank, comm.size, comm.local_rank, comm.local_size, comm.transport) == (0, 1, 0, 1,
-        "none") assert comm.progress == "inline" and comm.cores >= 1 and comm.broken is None assert
-        comm.all_reduce(np.full(3, 4.0), op="avg", scale=0.5).tolist() == [2.0] * 3 assert
-        comm.reduce_scatter(np.ones(3)).tolist() == [1.0] * 3 assert comm.all_gather(np.ones((2, 2))).shape
-        == (2, 2) assert comm.broadcast(np.ones(3)).tolist() == [1.0] * 3 comm.barrier() assert
-        comm.all_reduce_async(np.ones(2)).wait().tolist() == [1.0] * 2 assert comm.split(3).size == 1 and
-        comm.split(None) is None assert not pycomm._core.mpi_info()["initialized"]
+        assert (comm.rank, comm.size, comm.local_rank, comm.local_size) == (0, 1, 0, 1)
+        assert comm.transport == "none" and comm.progress == "inline" and comm.cores >= 1
+        assert comm.broken is None
+        assert comm.all_reduce(np.full(3, 4.0), op="avg", scale=0.5).tolist() == [2.0] * 3
+        assert comm.reduce_scatter(np.ones(3)).tolist() == [1.0] * 3
+        assert comm.all_gather(np.ones((2, 2))).shape == (2, 2)
+        assert comm.broadcast(np.ones(3)).tolist() == [1.0] * 3
+        comm.barrier()
+        assert comm.all_reduce_async(np.ones(2)).wait().tolist() == [1.0] * 2
+        assert comm.split(3).size == 1 and comm.split(None) is None
+        assert not pycomm._core.mpi_info()["initialized"]
     """)
 
 
