@@ -8,8 +8,8 @@ VENV ?= .venv
 PYTEST ?=
 TRAIN ?= -n 2 -m trainer fit --data mnist5k --model mlp --strategy data_parallel \
   --codec fp16 --optimizer sgd --lr 0.1 --optimizer_options.momentum 0.9 --model_options.hidden 512 \
-  --global_batch 128 --steps 500 --out runs/mnist5k
-BENCH ?= -n 2 -m bench collectives
+  --global_batch 128 --steps 500 --eval_every 50 --out runs/mnist5k
+BENCH := -m bench
 
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
@@ -41,8 +41,14 @@ test: $(VENV)/.dev compile tests-compile ## set up, build, run all tests
 
 check: check-format check-lint check-types check-layers check-stubs ## formatters, linters, types, layers, stubs
 
-bench: $(VENV)/.trainer compile ## time the collectives on two ranks
-	$(LAUNCH) $(BENCH)
+bench: $(VENV)/.trainer compile ## time collectives and training steps beside their peers; fills bench/results
+	$(LAUNCH) -n 2 $(BENCH) collectives --min 1K --max 256M --json bench/results/all_reduce.json
+	$(LAUNCH) -n 2 $(BENCH) collectives --op reduce_scatter,all_gather,broadcast,barrier --min 1K \
+	  --json bench/results/others.json
+	$(LAUNCH) -n 4 $(BENCH) collectives --min 1K --json bench/results/all_reduce_4_ranks.json
+	$(LAUNCH) -n 2 $(BENCH) training --impl none,pycomm,pycomm:overlap=on,pycomm+fp16,ddp-gloo,ddp-gloo:view \
+	  --json bench/results/training.json
+	$(RUN) $(BENCH) report --write bench/results/*.json
 
 build: $(VENV)/.editable compile ## compile what changed and install it into the environment
 
@@ -76,7 +82,7 @@ $(VENV)/.trainer: $(VENV)/.editable
 
 $(VENV)/.dev: $(VENV)/.trainer
 	@echo "== test and development tools"
-	@$(call INSTALL,'.[trainer$(,)test$(,)dev]')
+	@$(call INSTALL,'.[trainer$(,)plot$(,)test$(,)dev]')
 	@touch $@
 
 , := ,

@@ -1,4 +1,4 @@
-"""What is run where. PYCOMM_CONFORMANCE=full crosses everything instead (minutes to hours).
+"""What is run where. PYCOMM_CONFORMANCE=full crosses everything instead (minutes).
 
 Segments of 64 bytes give many segments and windows for little work. With them, two and three threads run
 every algorithm with every kind and count; more threads, and threads that see each other's memory, any two

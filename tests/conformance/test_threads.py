@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from pycomm.testing import run_threads
-from tests.conformance.cases import cases, coverage_faults
+from tests.conformance.cases import Scope, cases, coverage_faults
 from tests.conformance.oracle import Oracle
 from tests.conformance.runner import judge, run_cases
-from tests.conformance.scopes import FULL, RUNNERS, THREADS, environment, registry, scopes
+from tests.conformance.scopes import FULL, RUNNERS, SMALL_BYTES, THREADS, environment, registry, scopes
 
 LIMIT_S = 3600 if FULL else 60
 
@@ -29,3 +29,24 @@ def test_threads(transport: str, size: int, monkeypatch: pytest.MonkeyPatch, tal
         tally.append(f"{size} ranks over {transport}, {scope}: {len(made)} cases")
         assert coverage_faults(made, registry(), size, transport, scope) == []
         assert judge(made, reports) == []
+
+
+@pytest.mark.timeout(2 * LIMIT_S)
+@pytest.mark.parametrize(("window", "in_flight"), [(1, 1), (7, 16)])
+@pytest.mark.parametrize("size", [3, 4])
+def test_progress_threads_and_extreme_windows(
+    size: int, window: int, in_flight: int, monkeypatch: pytest.MonkeyPatch, tally: list[str]
+) -> None:
+    """One segment and one collective at a time, and more of both than there are."""
+    monkeypatch.setenv("PYCOMM_WINDOW", str(window))
+    monkeypatch.setenv("PYCOMM_IN_FLIGHT", str(in_flight))
+    scope = Scope("algorithms", SMALL_BYTES)
+    for name, value in environment(scope).items():
+        monkeypatch.setenv(name, value)
+    for transport in ("inproc", "inproc_mapped"):
+        made = cases(registry(), size, transport, scope)
+        reports = run_threads(
+            size, run_cases, made, Oracle(), timeout=LIMIT_S, transport=transport, progress="thread"
+        )
+        assert judge(made, reports) == []
+        tally.append(f"{size} ranks over {transport}, window {window}, {scope}: {len(made)} cases")

@@ -1,4 +1,4 @@
-"""Arrays of every kind (torch, NumPy, buffer protocol, DLPack); what comes back is of the kind that went in."""
+"""Arrays of every kind: torch, NumPy, buffers, DLPack; what comes back is of the kind that went in."""
 
 from __future__ import annotations
 
