@@ -206,8 +206,12 @@ class Communicator:
 
         Ranks that pass None join none and get None.
         """
-        if color is not None and color < 0:
-            raise InvalidArgument(f"color is {color}; expected 0 or more, or None to join no group")
+        if color is not None and not (isinstance(color, (int, np.integer)) and 0 <= color < 2**63):
+            raise InvalidArgument(
+                f"color is {color!r}; expected a whole number, 0 or more, or None to join no group"
+            )
+        if not (isinstance(key, (int, np.integer)) and -(2**63) <= key < 2**63):
+            raise InvalidArgument(f"key is {key!r}; expected a whole number of 64 bits")
         if not self._world.splitting.acquire(blocking=False):
             raise InvalidArgument("another thread is in split(): do one after the other, on all ranks")
         try:
@@ -218,9 +222,8 @@ class Communicator:
     def _split(self, color: int | None, key: int) -> Communicator | None:
         mine = np.array([-1 if color is None else color, key, self._world.next_context], np.int64)
         rows = self.all_gather(mine).reshape(self.size, 3)
-        colors = sorted({int(c) for c in rows[:, 0] if c >= 0})
-        first = int(rows[:, 2].max())
-        self._world.next_context = first + len(colors)
+        context = int(rows[:, 2].max())
+        self._world.next_context = context + 1  # the groups are disjoint: one context serves them all
         members = sorted(
             (r for r in range(self.size) if rows[r, 0] == mine[0]), key=lambda r: (rows[r, 1], r)
         )
@@ -229,7 +232,7 @@ class Communicator:
         if color is None:
             return None
         core = self._core.subgroup(
-            first + colors.index(color), members.index(self.rank), world_ranks, int(segments[members].min())
+            context, members.index(self.rank), world_ranks, int(segments[members].min())
         )
         return Communicator(core, self._world)
 

@@ -24,6 +24,7 @@ _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM
 _lock = threading.Lock()
 _world: Communicator | None = None
 _pid = 0  # of the process that called init(), once it has
+_healthy = True  # no world of this process ended broken, or with buffers in a transport's hands
 _owns_mpi = False  # MPI was started here, and is finalized here
 
 
@@ -66,7 +67,7 @@ def shutdown() -> None:
     with _lock:
         world, _world = _world, None
     if world is not None and _pid == os.getpid():
-        world._world.engine.close()
+        _close(world)
 
 
 def abort(code: int = 1) -> None:
@@ -84,18 +85,23 @@ def _register_exit() -> None:
         atexit.register(_at_exit)
 
 
+def _close(world: Communicator) -> None:
+    global _healthy
+    broken = world.broken is not None
+    _healthy = world._world.engine.close() and not broken and _healthy
+
+
 def _at_exit() -> None:
     if _pid != os.getpid():
         return
     # Set by the interpreter when it printed an uncaught exception.
-    healthy = getattr(sys, "last_value", None) is None
+    crashed = getattr(sys, "last_value", None) is not None
     if _world is not None:
-        healthy = _world.broken is None and healthy
-        healthy = _world._world.engine.close() and healthy
+        _close(_world)
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is None or not mpi.Is_initialized() or mpi.Is_finalized():
         return
-    if not healthy and mpi.COMM_WORLD.Get_size() > 1:
+    if (crashed or not _healthy) and mpi.COMM_WORLD.Get_size() > 1:
         abort(1)
     if _owns_mpi:
         mpi.Finalize()

@@ -243,6 +243,7 @@ std::shared_ptr<Communicator> Communicator::subgroup(std::uint32_t context, int 
 }
 
 std::int64_t Communicator::preferred_segment_bytes(const std::vector<int>& world_ranks) const {
+  engine_->check_usable();
   std::int64_t segment = std::int64_t{1} << 20;
   for (int peer : world_ranks)
     if (peer != engine_->rank()) segment = std::min(segment, engine_->router().pacing(peer).segment_bytes);

@@ -34,7 +34,10 @@ class Dependencies {
     }
     for (const Place& place : touches.writes) {
       History& history = history_[place];
-      history = History{{index}, {}, {}};
+      // Chunks in one slot may differ by a segment, so that waiting for the last of them does not include the
+      // others.
+      if (place.first < 2) history = {};
+      history.writers.push_back(index);
     }
     for (const Place& place : touches.reads)
       if (std::find(touches.writes.begin(), touches.writes.end(), place) == touches.writes.end())

@@ -28,7 +28,9 @@ struct Driver::Notice {
   std::string what;
 
   std::vector<std::byte> pack() const {
-    const std::size_t length = std::min(what.size(), kControlBytes - 8);
+    std::size_t length = std::min(what.size(), kControlBytes - 8);
+    if (length < what.size())  // not within a character of UTF-8
+      while (length > 0 && (static_cast<unsigned char>(what[length]) & 0xC0) == 0x80) --length;
     std::vector<std::byte> bytes(8 + length);
     const auto kind_code = static_cast<std::uint32_t>(kind);
     std::memcpy(bytes.data(), &context, 4);
@@ -60,7 +62,10 @@ void Driver::submit(Task task, bool soon) {
   inbox_.push_back(std::move(task));
   ++pending_;
   inbox_full_.store(true, std::memory_order_relaxed);  // the mutex orders what is behind the hint
-  if (sleeping_ || (soon && !driving_ && has_thread_)) more_.notify_one();
+  if (sleeping_)
+    more_.notify_all();  // the driver, not only the idle thread beside it
+  else if (soon && !driving_ && has_thread_)
+    more_.notify_one();
 }
 
 void Driver::announce(const std::shared_ptr<Group>& group) {
@@ -83,10 +88,14 @@ void Driver::abort(const std::shared_ptr<Group>& group, const Failure& failure) 
   }
   driving_ = true;
   lock.unlock();
-  pass_or_break();
+  {
+    const FloatMode float_mode;
+    pass_or_break();
+  }
   lock.lock();
   driving_ = false;
-  if (waiting_ > 0) turn_.notify_all();
+  turn_.notify_all();  // waiters, and stop()
+  if (waiting_ == 0 && pending_ > 0 && has_thread_) more_.notify_one();
 }
 
 bool Driver::wait(const Work& work, Clock::time_point until) {
@@ -162,11 +171,13 @@ bool Driver::pass_or_break() {
 
 bool Driver::pass() {
   if (inbox_full_.load(std::memory_order_relaxed)) {
-    send_news();
-    const std::lock_guard lock(mutex_);
-    for (Task& task : inbox_) active_.push_back(std::move(task));
-    inbox_.clear();
-    inbox_full_.store(false, std::memory_order_relaxed);
+    {
+      const std::lock_guard lock(mutex_);
+      for (Task& task : inbox_) active_.push_back(std::move(task));
+      inbox_.clear();
+      inbox_full_.store(false, std::memory_order_relaxed);
+    }
+    send_news();  // what comes later sets the hint again
   }
   bool moved = false;
   for (Task& task : active_) moved |= run(task);

@@ -77,10 +77,10 @@ void Engine::check_usable() const {
 }
 
 bool Engine::close() {
-  if (fork_guard_.forked() || closed_.exchange(true)) return true;
+  if (fork_guard_.forked()) return true;
+  if (closed_.exchange(true)) return !leaks_;
   if (parts_->driver && !parts_->driver->stop()) {
-    // A transport may still write to our buffers: nothing of this may be freed.
-    static_cast<void>(parts_.release());
+    leaks_ = true;
     return false;
   }
   // The driver stays, to refuse calls of other threads.
@@ -90,11 +90,10 @@ bool Engine::close() {
 }
 
 Engine::~Engine() {
-  if (fork_guard_.forked()) {
-    static_cast<void>(parts_.release());
-    return;
-  }
-  close();
+  const bool forked = fork_guard_.forked();
+  if (!forked) close();
+  // A transport may still write to our buffers: then nothing of this may be freed.
+  if (forked || leaks_) static_cast<void>(parts_.release());
 }
 
 }  // namespace pycomm

@@ -58,6 +58,7 @@ class Engine {
   int size_ = 1;
   bool progress_thread_ = false;
   std::atomic<bool> closed_{false};
+  std::atomic<bool> leaks_{false};  // closed with buffers in a transport's hands
   std::int64_t segment_bytes_ = 0;
   Settings settings_;
   std::vector<std::string> warnings_;

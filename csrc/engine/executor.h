@@ -19,7 +19,7 @@ class Executor {
   // What it waits for: "recv from rank 1 in stage 2 of 6 (chunk 3, segment 4 of 8)".
   virtual std::string waiting_for() const = 0;
 
-  // Whether something has still to come from that rank.
+  // Whether something has still to come from or go to that rank.
   virtual bool waits_for(int world_peer) const = 0;
 
   // Gives up all messages in flight. True: no transport uses our memory any more. False: call again later;

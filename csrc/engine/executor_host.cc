@@ -387,7 +387,13 @@ bool HostExecutor::withdraw() {
     lane.next = lane.channel->steps.size();
     std::erase_if(lane.flights, [&](Flight& flight) {
       if (flight.landed) return true;
-      if (!lane.transport->poll(flight.ticket)) return lane.transport->cancel(flight.ticket);
+      bool done = false;
+      try {
+        done = lane.transport->poll(flight.ticket).has_value();
+      } catch (const Error&) {
+        // Said once; the ticket is then only to be cancelled.
+      }
+      if (!done) return lane.transport->cancel(flight.ticket);
       // It arrived after all: a peer that was met so knows where our buffers lie.
       if (lane.channel->outgoing && flight.step >= 0) complete(flight.step);
       return true;
@@ -413,8 +419,7 @@ bool HostExecutor::exposed() const {
 
 bool HostExecutor::waits_for(int world_peer) const {
   for (const Lane& lane : lanes_)
-    if (!lane.channel->outgoing && lane.world_peer == world_peer &&
-        (!lane.flights.empty() || lane.next < lane.channel->steps.size()))
+    if (lane.world_peer == world_peer && (!lane.flights.empty() || lane.next < lane.channel->steps.size()))
       return true;
   return false;
 }

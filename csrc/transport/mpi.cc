@@ -82,9 +82,9 @@ std::size_t received(const MPI_Status& status) {
 }
 
 // Folds our 64 bits of tag into those that MPI has (at least 15): a third of them for the context, the rest
-// for the sequence, both wrapping around; the highest tag is for control. Streams fold together only when
-// they are 2^10 communicators or 2^20 operations apart (with the 31 bits of Open MPI); should both be in
-// flight at once, the header of each operation tells.
+// for the sequence, which wraps around; the highest tag is for control. With the 31 bits of Open MPI streams
+// of one context fold together when they are 2^20 operations apart. A context too large is refused: two
+// communicators may be in flight at once.
 class TagSpace {
  public:
   explicit TagSpace(int highest)
@@ -94,9 +94,12 @@ class TagSpace {
 
   int control() const { return highest_; }
   int fold(Tag tag) const {
-    const std::uint32_t context = tag.context & ((1u << context_bits_) - 1);
+    if (tag.context >> context_bits_ != 0)
+      throw TransportError(text("the tags of this MPI (up to ", highest_, ") are enough for ",
+                                1u << context_bits_,
+                                " message contexts, two for each split() that a rank has taken part in"));
     const std::uint32_t sequence = tag.sequence & ((1u << sequence_bits_) - 1);
-    return static_cast<int>(context << sequence_bits_ | sequence);
+    return static_cast<int>(tag.context << sequence_bits_ | sequence);
   }
 
  private:
@@ -268,6 +271,7 @@ struct Post {
   int peer = -1;
   std::size_t bytes = 0;
   int failure = MPI_SUCCESS;  // a code; poll() has thrown it
+  bool waited_for = false;    // by cancel(), once
 };
 
 class MpiTransport final : public Transport {
@@ -335,12 +339,13 @@ class MpiTransport final : public Transport {
 
   Ticket keep(MPI_Request request, Direction direction, int peer, std::size_t bytes) {
     const Ticket ticket = posts_.take();
-    posts_[ticket] = {request, direction, peer, bytes, MPI_SUCCESS};
+    posts_[ticket] = {request, direction, peer, bytes, MPI_SUCCESS, false};
     return ticket;
   }
 
   static bool withdraw(Post& post, Clock::duration patience) {
     if (post.failure != MPI_SUCCESS) return true;
+    if (std::exchange(post.waited_for, true)) patience = Clock::duration::zero();
     return post.direction == Direction::send ? over(&post.request)
                                              : withdraw_receive(&post.request, patience);
   }
