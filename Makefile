@@ -42,12 +42,12 @@ test: $(VENV)/.dev compile tests-compile ## set up, build, run all tests
 check: check-format check-lint check-types check-layers check-stubs ## formatters, linters, types, layers, stubs
 
 bench: $(VENV)/.trainer compile ## time collectives and training steps beside their peers; fills bench/results
-	$(LAUNCH) -n 2 $(BENCH) collectives --min 1K --max 256M --json bench/results/all_reduce.json
-	$(LAUNCH) -n 2 $(BENCH) collectives --op reduce_scatter,all_gather,broadcast,barrier --min 1K \
-	  --json bench/results/others.json
-	$(LAUNCH) -n 4 $(BENCH) collectives --min 1K --json bench/results/all_reduce_4_ranks.json
+	$(LAUNCH) -n 2 $(BENCH) collectives --min 1K --max 256M --seconds 2 --json bench/results/all_reduce.json
+	$(LAUNCH) -n 2 $(BENCH) collectives --op reduce_scatter,all_gather,broadcast,barrier --min 16K --max 16M \
+	  --factor 32 --seconds 1 --json bench/results/others.json
+	$(LAUNCH) -n 4 $(BENCH) collectives --min 16K --max 64M --seconds 1 --json bench/results/all_reduce_4_ranks.json
 	$(LAUNCH) -n 2 $(BENCH) training --impl none,pycomm,pycomm:overlap=on,pycomm+fp16,ddp-gloo,ddp-gloo:view \
-	  --json bench/results/training.json
+	  --seconds 40 --json bench/results/training.json
 	$(RUN) $(BENCH) report --write bench/results/*.json
 
 build: $(VENV)/.editable compile ## compile what changed and install it into the environment
