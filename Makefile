@@ -38,6 +38,8 @@ train: $(VENV)/.trainer compile ## set up, build, train a small network on two r
 
 test: $(VENV)/.dev compile tests-compile ## set up, build, run all tests
 	$(RUN) -m pytest $(PYTEST)
+	@echo
+	@echo "What is tested where, and how to run parts of it: CONTRIBUTING.md. Sanitizers: make sanitize. Speed: make bench"
 
 check: check-format check-lint check-types check-layers check-stubs ## formatters, linters, types, layers, stubs
 

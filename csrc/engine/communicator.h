@@ -85,7 +85,6 @@ class Communicator {
   Checked checked(const Call& call) const;
   const Algorithm& choose(const Call& call, const Codec& codec, std::int64_t bytes) const;
   std::shared_ptr<const CompiledPlan> plan_for(const Algorithm& algorithm, const Call& call, bool in_place);
-  bool mapped() const { return mapped_; }
 
   const std::shared_ptr<Engine> engine_;
   const std::shared_ptr<Group> group_;
