@@ -4,7 +4,7 @@ The collectives engine. Use it through the package pycomm.
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Bucketer', 'Communicator', 'Engine', 'ThreadWorld', 'Work', 'algorithms', 'available_isas', 'codecs', 'isa', 'libmpi_path', 'mpi_abort', 'mpi_info', 'supports', 'transports', 'verify']
+__all__: list[str] = ['Bucketer', 'Communicator', 'Engine', 'ThreadWorld', 'Work', 'algorithms', 'available_isas', 'codecs', 'isa', 'libmpi_path', 'mpi_abort', 'mpi_info', 'supports', 'transports']
 class Work:
     def abandon(self, why: str) -> None:
         ...
@@ -64,8 +64,6 @@ class Communicator:
         The communicator of all ranks of an engine.
         """
     def abort(self, why: str) -> None:
-        ...
-    def algorithm_for(self, collective: str, bytes: typing.SupportsInt | typing.SupportsIndex, dtype: str, codec: str) -> str:
         ...
     def error(self) -> typing.Any:
         ...
@@ -150,8 +148,4 @@ def supports(algorithm: str, size: typing.SupportsInt | typing.SupportsIndex) ->
     """
 def transports() -> dict[str, str]:
     ...
-def verify(algorithm: str, size: typing.SupportsInt | typing.SupportsIndex) -> str:
-    """
-    Proves an algorithm for that many ranks: what is wrong, or nothing.
-    """
 __version__: str = '0.1.0'

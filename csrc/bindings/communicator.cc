@@ -95,14 +95,6 @@ void bind_communicator(py::module_& m) {
           },
           py::arg("work"), py::arg("timeout_s"),
           "False when the time is over first; raises what made the work fail.")
-      .def(
-          "algorithm_for",
-          [](const Communicator& communicator, const std::string& collective, std::int64_t bytes,
-             const std::string& dtype, const std::string& codec) {
-            return communicator.algorithm_for(collective_from_name(collective), bytes, dtype_from_name(dtype),
-                                              codec);
-          },
-          py::arg("collective"), py::arg("bytes"), py::arg("dtype"), py::arg("codec"))
       .def("abort", &Communicator::abort, py::arg("why"), py::call_guard<py::gil_scoped_release>())
       .def("subgroup", &Communicator::subgroup, py::arg("context"), py::arg("rank"), py::arg("world_ranks"),
            py::arg("segment_bytes"))

@@ -6,7 +6,6 @@
 #include "codec/codec.h"
 #include "kernels/kernels.h"
 #include "plan/plan.h"
-#include "plan/verify.h"
 #include "transport/mpi_info.h"
 #include "transport/transport.h"
 
@@ -71,13 +70,6 @@ void bind_info(py::module_& m) {
         return !algorithm.supports || algorithm.supports(size);
       },
       py::arg("algorithm"), py::arg("size"), "Whether an algorithm serves that many ranks.");
-  m.def(
-      "verify",
-      [](const std::string& name, int size) {
-        return verify(Registry<Algorithm>::instance().get(name, "algorithm"), size);
-      },
-      py::arg("algorithm"), py::arg("size"),
-      "Proves an algorithm for that many ranks: what is wrong, or nothing.");
 }
 
 }  // namespace pycomm::bindings

@@ -226,14 +226,6 @@ void Communicator::abort(const std::string& why) {
   engine_->driver().abort(group_, {ErrorKind::aborted, why});
 }
 
-std::string Communicator::algorithm_for(Collective collective, std::int64_t bytes, DType dtype,
-                                        const std::string& codec_name) const {
-  Call call;
-  call.collective = collective;
-  call.input.dtype = dtype;
-  return short_name(choose(call, codec_named(codec_name.empty() ? "none" : codec_name), bytes));
-}
-
 std::shared_ptr<Communicator> Communicator::subgroup(std::uint32_t context, int rank,
                                                      std::vector<int> world_ranks,
                                                      std::int64_t segment_bytes) const {

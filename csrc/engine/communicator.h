@@ -56,10 +56,6 @@ class Communicator {
   Engine& engine() const { return *engine_; }
   std::optional<Failure> failure() const { return group_->failure(); }
 
-  // The short name of the algorithm that would run.
-  std::string algorithm_for(Collective collective, std::int64_t bytes, DType dtype,
-                            const std::string& codec) const;
-
   // The ranks with `world_ranks` of this communicator's world become one. All of them must give the same
   // context and segment.
   std::shared_ptr<Communicator> subgroup(std::uint32_t context, int rank, std::vector<int> world_ranks,

@@ -42,8 +42,6 @@ class Work {
   // Driver only.
   void start(Clock::time_point now) { started_ = now; }
   void finish(std::optional<Failure> failure, std::int64_t bytes_sent);
-  // Hands the caller's objects to whoever must outlive this Work (buffers that a transport still uses).
-  std::shared_ptr<void> keepalive() const { return keepalive_; }
 
  private:
   std::shared_ptr<void> keepalive_;  // the caller's objects whose memory the operation uses
