@@ -3,13 +3,24 @@
 //
 // Words
 //   chunk    one numbered part of the vector. Chunk numbers mean the same elements on all ranks and in all
-//            buffers. A plan cuts the vector in `chunks` parts (core/partition.h); for reduce_scatter and
-//            all_gather that is the number of ranks, and chunk r is rank r's part.
-//   buffer   input and output are the caller's; they may be the same memory, and a plan must be right either
-//            way. A scratch buffer is a slot that holds one chunk at a time, of any number.
-//            input holds every chunk (all_reduce, reduce_scatter, broadcast) or only chunk `rank`
-//            (all_gather); output holds every chunk, or only chunk `rank` (reduce_scatter). For broadcast,
-//            input and output are always the same memory, and plans name it output.
+//            buffers. A plan cuts the vector in `chunks` parts. Where the call has parts (has_parts in spec.h)
+//            these are the chunks: chunk r is what rank r gives or gets, N of them; for all_to_all chunk
+//            i*N + j is what rank i gives to rank j, N*N of them. Elsewhere a plan cuts as it likes
+//            (core/partition.h). Chunks may differ in size, and be empty.
+//   buffer   input and output are the caller's; they may be the same memory (but for all_to_all), and a plan
+//            must be right either way. A scratch buffer is a slot that holds one chunk at a time, of any
+//            number. Which chunks a rank's input and output hold:
+//                             input                      output
+//              all_reduce     all                        all
+//              reduce_scatter all                        chunk `rank`
+//              all_gather     chunk `rank`               all
+//              broadcast      (plans name it output)     all
+//              reduce         all                        all at the root, none elsewhere
+//              gather         chunk `rank`               all at the root, none elsewhere
+//              scatter        all at the root            chunk `rank`
+//              all_to_all     rank*N ... rank*N + N-1    rank, N + rank, 2N + rank ...
+//            Only all_reduce, reduce_scatter (its own chunk), broadcast and recv may write what the caller
+//            passed in, and only where it is the output.
 //   segment  what travels in one message. The executor cuts chunks into segments; plans never see them.
 //
 // Order
@@ -114,9 +125,12 @@ struct Algorithm {
   bool (*supports)(int size) = nullptr;  // null: every size
   // Elements that the busiest rank sends, as a fraction of the vector (the theory, which verify holds the
   // plan to); 0 for a barrier. With mapped steps, the fraction stored to peers plus the fraction read from
-  // them.
+  // them. The vector is all chunks: those of all pairs of ranks for all_to_all.
   double (*volume)(int size) = nullptr;
   bool lossy_codecs = true;  // all ranks end with equal bits under a lossy codec
+  // Serves parts of sizes that the caller chose. In all_to_all a rank knows those of its own input and output
+  // only; elsewhere every rank knows all.
+  bool uneven = true;
   bool mapped = false;       // needs peers whose memory is addressable
 };
 

@@ -14,6 +14,7 @@ struct Choice {
   std::int64_t bytes = 0;  // of the whole vector
   bool rounds = false;     // 16-bit elements or a lossy codec: every partial sum on the wire is rounded
   bool mapped = false;     // all peers' memory is addressable
+  bool uneven = false;     // the caller chose the sizes of the parts
 };
 
 // The short name of the algorithm ("ring").
