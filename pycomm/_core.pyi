@@ -69,11 +69,11 @@ class Communicator:
         ...
     def preferred_segment_bytes(self, world_ranks: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> int:
         ...
-    def run(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str, timeout_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
+    def run(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> None:
         """
         Blocks until the operation is done.
         """
-    def start(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str, timeout_s: typing.SupportsFloat | typing.SupportsIndex, soon: bool) -> Work:
+    def start(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, soon: bool) -> Work:
         """
         Starts an operation and does not block.
         """

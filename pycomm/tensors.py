@@ -9,20 +9,21 @@ from typing import Any
 import numpy as np
 
 
-def _is_torch(x: Any) -> bool:
+def is_torch(x: Any) -> bool:
+    """Whether x is a torch tensor, without importing torch."""
     return hasattr(x, "data_ptr") and hasattr(x, "new_empty")
 
 
 def as_memory(x: Any) -> Any:
     """`x` itself where the engine can take it, else a NumPy view of it by DLPack (which copies nothing)."""
-    if isinstance(x, np.ndarray) or _is_torch(x) or not hasattr(x, "__dlpack__"):
+    if isinstance(x, np.ndarray) or is_torch(x) or not hasattr(x, "__dlpack__"):
         return x
     return np.from_dlpack(x)
 
 
 def new_like(x: Any, shape: tuple[int, ...]) -> Any:
     """An uninitialised array of x's kind and dtype: a tensor for a tensor, else a NumPy array."""
-    if _is_torch(x):
+    if is_torch(x):
         return x.new_empty(shape)
     return np.empty(shape, dtype=np.asarray(x).dtype)
 
@@ -40,3 +41,8 @@ def count_of(x: Any) -> int:
 def part_count(count: int, parts: int, part: int) -> int:
     """How many elements part `part` has when `count` are cut as numpy.array_split cuts them."""
     return count // parts + (1 if part < count % parts else 0)
+
+
+def nbytes_of(x: Any) -> int:
+    """The size of the elements in bytes."""
+    return int(x.nbytes) if hasattr(x, "nbytes") else memoryview(x).nbytes

@@ -1,5 +1,5 @@
-// A group of ranks and the calls they make together: checks a call, chooses its algorithm, and hands it to
-// the driver.
+// A group of ranks and the calls they make together: has a call checked, chooses its algorithm, and hands it
+// to the driver.
 #pragma once
 
 #include <map>
@@ -8,28 +8,11 @@
 #include <string>
 #include <utility>
 
-#include "codec/codec.h"
-#include "core/view.h"
+#include "engine/call.h"
 #include "engine/compiled_plan.h"
 #include "engine/engine.h"
-#include "plan/plan.h"
 
 namespace pycomm {
-
-// A call as the user made it.
-struct Call {
-  Collective collective = Collective::barrier;
-  View input;
-  View output;
-  ReduceOp op = ReduceOp::sum;
-  int root = 0;  // or the peer of a send or recv
-  double scale = 1.0;
-  std::string codec;      // empty: none
-  std::string algorithm;  // empty: chosen here
-  double timeout_s = 0;   // 0: as the settings say
-  bool soon = true;       // false: the caller waits right away
-  std::shared_ptr<void> keepalive;
-};
 
 // Threads: any. Operations of one communicator start in the order of submit(), which must be the same on all
 // its ranks; sends and receives are matched per peer and independent of those.
@@ -41,7 +24,7 @@ class Communicator {
   // broken.
   std::shared_ptr<Work> submit(Call call);
   // Throws what submit() would throw of the call's arguments.
-  void check(const Call& call) const { static_cast<void>(checked(call)); }
+  void check(const Call& call) const { choose(call, check_call(call, rank(), size())); }
 
   // True once the work is done. Call again as long as you want to wait.
   bool wait(const Work& work, double seconds);
@@ -71,15 +54,7 @@ class Communicator {
     auto operator<=>(const PlanKey&) const = default;
   };
 
-  struct Checked {
-    const Codec& codec;
-    const Algorithm& algorithm;
-    std::int64_t count;  // elements of the whole vector
-    bool in_place;
-  };
-
-  Checked checked(const Call& call) const;
-  const Algorithm& choose(const Call& call, const Codec& codec, std::int64_t bytes) const;
+  const Algorithm& choose(const Call& call, const CheckedCall& checked) const;
   std::shared_ptr<const CompiledPlan> plan_for(const Algorithm& algorithm, const Call& call, bool in_place);
 
   const std::shared_ptr<Engine> engine_;

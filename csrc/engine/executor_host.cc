@@ -19,12 +19,12 @@ HostExecutor::HostExecutor(Operation operation, Router& router, Staging& staging
       world_ranks_(operation_.group->world_ranks),
       plan_(*operation_.plan),
       router_(router),
-      staging_(staging) {
+      staging_(staging),
+      layout_(operation_.layout) {
   const DType dtype = operation_.input.dtype;
-  partition_ = Partition{static_cast<std::int64_t>(operation_.header.count), plan_.chunks};
   const std::int64_t segment = operation_.segment_count;
-  segments_per_chunk_ = std::max<std::int64_t>(1, (partition_.largest() + segment - 1) / segment);
-  wire_segment_bytes_ = operation_.codec->wire_bytes(std::min(segment, partition_.largest()), dtype);
+  segments_per_chunk_ = std::max<std::int64_t>(1, (layout_.largest() + segment - 1) / segment);
+  wire_segment_bytes_ = operation_.codec->wire_bytes(std::min(segment, layout_.largest()), dtype);
 
   progress_.resize(plan_.steps.size());
   for (std::size_t i = 0; i < plan_.steps.size(); ++i) {
@@ -33,7 +33,7 @@ HostExecutor::HostExecutor(Operation operation, Router& router, Staging& staging
       progress_[i].parts_left = 2 * static_cast<int>(step.peers.size());
     } else {
       progress_[i].segments =
-          std::max<std::int64_t>(1, (partition_.size(step.chunk) + segment - 1) / segment);
+          std::max<std::int64_t>(1, (layout_.count(step.chunk) + segment - 1) / segment);
     }
   }
   unfinished_ = plan_.steps.size();
@@ -45,12 +45,13 @@ HostExecutor::HostExecutor(Operation operation, Router& router, Staging& staging
       const int world_peer = world_ranks_[channel.peer];
       Transport& transport = router_.to(world_peer);
       const auto window = static_cast<std::size_t>(router_.pacing(world_peer).window);
-      lanes_.push_back(Lane{&channel, &transport, world_peer, window, 0, 0, false, {}});
+      lanes_.push_back(
+          Lane{&channel, &transport, world_peer, header_for(channel), window, 0, 0, false, {}});
     }
   }
   if (plan_.scratch_slots > 0)
     scratch_ =
-        staging_.take(plan_.scratch_slots * std::max<std::int64_t>(1, partition_.largest()) * size_of(dtype));
+        staging_.take(plan_.scratch_slots * std::max<std::int64_t>(1, layout_.largest()) * size_of(dtype));
   if (lossy()) {
     kept_ = staging_.take(plan_.chunks * segments_per_chunk_ * wire_segment_bytes_);
     kept_valid_.assign(plan_.chunks * segments_per_chunk_, 0);
@@ -60,6 +61,17 @@ HostExecutor::HostExecutor(Operation operation, Router& router, Staging& staging
     regions_ = {memory.describe(operation_.input.span()), memory.describe(operation_.output.span())};
     peer_regions_.resize(world_ranks_.size());
   }
+}
+
+// With parts of chosen sizes each channel's header holds those that travel along it.
+Header HostExecutor::header_for(const Channel& channel) const {
+  Header header = operation_.header;
+  if (!layout_.is_chosen()) return header;
+  std::vector<std::int64_t> counts;
+  for (const int index : channel.steps)
+    if (plan_.steps[index].step.op != Op::meet) counts.push_back(layout_.count(plan_.steps[index].step.chunk));
+  header.describe_parts(counts);
+  return header;
 }
 
 bool HostExecutor::advance() {
@@ -92,7 +104,7 @@ bool HostExecutor::post_send(Lane& lane) {
   Flight flight;
   if (!lane.opened && bytes > kInlineBytes) {
     flight.block = staging_.take(sizeof(Header));
-    std::memcpy(flight.block.data(), &operation_.header, sizeof(Header));
+    std::memcpy(flight.block.data(), &lane.header, sizeof(Header));
     flight.ticket =
         lane.transport->post_send(lane.world_peer, operation_.tag, {flight.block.data(), sizeof(Header)});
     lane.opened = true;
@@ -108,7 +120,7 @@ bool HostExecutor::post_send(Lane& lane) {
     flight.ticket = lane.transport->post_send(lane.world_peer, operation_.tag, {flight.wire, bytes});
   } else {
     Staging::Block message = staging_.take(static_cast<std::int64_t>(sizeof(Header) + bytes));
-    std::memcpy(message.data(), &operation_.header, sizeof(Header));
+    std::memcpy(message.data(), &lane.header, sizeof(Header));
     if (bytes > 0) std::memcpy(message.data() + sizeof(Header), flight.wire, bytes);
     flight.block = std::move(message);
     flight.ticket = lane.transport->post_send(lane.world_peer, operation_.tag,
@@ -211,9 +223,9 @@ void HostExecutor::land(Lane& lane, Flight& flight, std::size_t bytes) {
       throw MismatchError(text("rank ", lane.channel->peer, " sent ", bytes, " bytes where a header of ",
                                sizeof(Header), " bytes was expected: its pycomm differs from this one"));
     std::memcpy(&theirs, flight.block.data(), sizeof(Header));
-    if (!(theirs == operation_.header))
+    if (!(theirs == lane.header))
       throw MismatchError(
-          describe_mismatch(lane.channel->peer, theirs, operation_.group->rank, operation_.header));
+          describe_mismatch(lane.channel->peer, theirs, operation_.group->rank, lane.header));
     lane.opened = true;
     const int step = lane.channel->steps[0];
     const auto expected = static_cast<std::size_t>(payload_bytes(step, 0));
@@ -230,7 +242,7 @@ void HostExecutor::land(Lane& lane, Flight& flight, std::size_t bytes) {
   if (bytes != flight.bytes)
     throw MismatchError(text("rank ", lane.channel->peer, " sent ", bytes, " bytes where rank ",
                              operation_.group->rank, " expected ", flight.bytes, ", in ",
-                             describe(operation_.header)));
+                             describe(lane.header)));
 }
 
 bool HostExecutor::apply(const Lane& lane, const Flight& flight) {
@@ -427,21 +439,15 @@ bool HostExecutor::waits_for(int world_peer) const {
 // --- where things lie
 // -----------------------------------------------------------------------------------------
 
-std::int64_t HostExecutor::chunk_offset(Buffer buffer, int chunk) const {
-  const bool one_chunk = (buffer == kInput && operation_.collective == Collective::all_gather) ||
-                         (buffer == kOutput && operation_.collective == Collective::reduce_scatter);
-  return one_chunk ? 0 : partition_.offset(chunk);
-}
-
 View HostExecutor::chunk_view(Buffer buffer, int chunk) const {
-  const std::int64_t count = partition_.size(chunk);
+  const std::int64_t count = layout_.count(chunk);
   const DType dtype = operation_.input.dtype;
   if (is_scratch(buffer)) {
-    const std::int64_t slot_bytes = std::max<std::int64_t>(1, partition_.largest()) * size_of(dtype);
+    const std::int64_t slot_bytes = std::max<std::int64_t>(1, layout_.largest()) * size_of(dtype);
     return {scratch_.data() + (buffer.id - 2) * slot_bytes, count, dtype};
   }
   const View& whole = buffer == kInput ? operation_.input : operation_.output;
-  return whole.slice(chunk_offset(buffer, chunk), count);
+  return whole.slice(layout_.offset(buffer, chunk), count);
 }
 
 View HostExecutor::segment_view(Buffer buffer, int chunk, std::int64_t segment) const {
@@ -453,7 +459,7 @@ View HostExecutor::segment_view(Buffer buffer, int chunk, std::int64_t segment) 
 View HostExecutor::peer_segment_view(int peer, Buffer buffer, int chunk, std::int64_t segment) const {
   if (peer == operation_.group->rank) return segment_view(buffer, chunk, segment);
   View view = segment_view(buffer, chunk, segment);
-  const std::int64_t first = chunk_offset(buffer, chunk) + segment * operation_.segment_count;
+  const std::int64_t first = layout_.offset(buffer, chunk) + segment * operation_.segment_count;
   const int world_peer = world_ranks_[peer];
   std::byte* base = router_.peer_memory(world_ranks_)->map(world_peer, peer_regions_[peer][buffer.id]);
   view.data = base + first * size_of(view.dtype);
@@ -464,7 +470,7 @@ std::int64_t HostExecutor::payload_bytes(int index, std::int64_t segment) const 
   const Step& step = plan_.steps[index].step;
   if (step.op == Op::meet) return sizeof(regions_);
   const std::int64_t count =
-      std::min(operation_.segment_count, partition_.size(step.chunk) - segment * operation_.segment_count);
+      std::min(operation_.segment_count, layout_.count(step.chunk) - segment * operation_.segment_count);
   return operation_.codec->wire_bytes(count, operation_.input.dtype);
 }
 

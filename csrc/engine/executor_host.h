@@ -13,12 +13,12 @@
 #include <vector>
 
 #include "codec/codec.h"
-#include "core/partition.h"
 #include "core/view.h"
 #include "engine/arithmetic.h"
 #include "engine/compiled_plan.h"
 #include "engine/executor.h"
 #include "engine/group.h"
+#include "engine/layout.h"
 #include "engine/staging.h"
 #include "engine/wire.h"
 #include "engine/work.h"
@@ -37,6 +37,7 @@ struct Operation {
   double contribution_scale = 1.0;  // applied to every rank's contribution before it is summed
   Finish finish;                    // applied to complete sums
   std::shared_ptr<const CompiledPlan> plan;
+  Layout layout;
   std::int64_t segment_count = 1;  // elements; equal on all ranks
   Tag tag;
   std::shared_ptr<const Group> group;
@@ -74,6 +75,7 @@ class HostExecutor final : public Executor {
     const Channel* channel = nullptr;
     Transport* transport = nullptr;
     int world_peer = 0;
+    Header header;
     std::size_t window = 1;
     std::size_t next = 0;           // position in channel->steps
     std::int64_t next_segment = 0;  // of that step
@@ -97,6 +99,7 @@ class HostExecutor final : public Executor {
   std::byte* payload_of(int step, std::int64_t segment, Staging::Block& block);
   std::int64_t payload_bytes(int step, std::int64_t segment) const;
   bool exposed() const;
+  Header header_for(const Channel& channel) const;
   void step_on(Lane& lane);
   void complete(int step);
   bool ready(int step, std::int64_t segment) const;
@@ -104,7 +107,6 @@ class HostExecutor final : public Executor {
   View chunk_view(Buffer buffer, int chunk) const;
   View segment_view(Buffer buffer, int chunk, std::int64_t segment) const;
   View peer_segment_view(int peer, Buffer buffer, int chunk, std::int64_t segment) const;
-  std::int64_t chunk_offset(Buffer buffer, int chunk) const;
   double contribution_scale(Buffer src) const;
   Finish finish_of(const Step& step) const { return step.final ? operation_.finish : Finish{}; }
 
@@ -121,7 +123,7 @@ class HostExecutor final : public Executor {
   const CompiledPlan& plan_;
   Router& router_;
   Staging& staging_;
-  Partition partition_;
+  const Layout& layout_;
   std::int64_t segments_per_chunk_ = 1;
   std::int64_t wire_segment_bytes_ = 0;
   std::vector<Progress> progress_;

@@ -18,23 +18,32 @@ std::string registered_name(std::size_t i) {
   return i < all.size() ? all[i]->name : text("?", i);
 }
 
+// Fowler, Noll and Vo's hash, 32 bits, from `digest` on.
+std::uint32_t fnv1a(std::uint32_t digest, const void* data, std::size_t bytes) {
+  const auto* byte = static_cast<const unsigned char*>(data);
+  for (std::size_t i = 0; i < bytes; ++i) digest = (digest ^ byte[i]) * 16777619u;
+  return digest;
+}
+
 }  // namespace
 
 std::string describe(const Header& header) {
   if (header.version != kWireVersion) return text("a message of wire version ", int{header.version});
   return text(name_at(kCollectiveNames, header.collective), "(", name_at(kDTypeNames, header.dtype), " x ",
-              header.count, ", op ", name_at(kReduceOpNames, header.op), ", codec ",
+              header.count, header.parts == 0 ? "" : " in parts of chosen sizes", ", op ", name_at(kReduceOpNames, header.op), ", codec ",
               registered_name<Codec>(header.codec), ", algorithm ",
               registered_name<Algorithm>(header.algorithm), ", root ", header.root, ", scale ", header.scale,
               "), operation ", header.sequence, " of communicator ", header.context);
 }
 
 std::uint32_t Header::next_history() const {
-  std::uint32_t digest = 2166136261u;  // FNV-1a
-  unsigned char bytes[sizeof(Header)];
-  std::memcpy(bytes, this, sizeof(Header));
-  for (const unsigned char byte : bytes) digest = (digest ^ byte) * 16777619u;
-  return digest;
+  return fnv1a(2166136261u, this, sizeof(Header));
+}
+
+void Header::describe_parts(const std::vector<std::int64_t>& counts) {
+  count = 0;
+  for (const std::int64_t part : counts) count += static_cast<std::uint64_t>(part);
+  parts = fnv1a(2166136261u, counts.data(), counts.size() * sizeof(std::int64_t)) | 1u;
 }
 
 std::string describe_mismatch(int their_rank, const Header& theirs, int our_rank, const Header& ours) {

@@ -6,13 +6,17 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "core/dtype.h"
 #include "plan/spec.h"
 
 namespace pycomm {
 
-inline constexpr std::uint8_t kWireVersion = 1;
+inline constexpr std::uint8_t kWireVersion = 2;
+
+// Header::parts of a call whose parts have chosen sizes, before it is made one for a channel.
+inline constexpr std::uint32_t kChosenParts = 1;
 
 struct Header {
   std::uint8_t version = kWireVersion;
@@ -24,17 +28,23 @@ struct Header {
   std::uint16_t root = 0;
   std::uint8_t codec = 0;      // index in the registry
   std::uint8_t algorithm = 0;  // index in the registry
-  std::uint64_t count = 0;     // elements of the whole vector
+  std::uint64_t count = 0;     // elements of the whole vector; with chosen parts, of all that this channel carries
   float scale = 1.0f;
   std::uint32_t history = 0;  // digest of the communicator's earlier collectives
+  std::uint32_t parts = 0;    // digest of the sizes of the parts that this channel carries; 0: equal parts
+  std::uint32_t reserved = 0;
 
   bool operator==(const Header& other) const { return std::memcmp(this, &other, sizeof(Header)) == 0; }
 
   // The digest that the next header carries. A root that only sends hears from nobody that it was the wrong
   // root: the next operation tells.
   std::uint32_t next_history() const;
+
+  // Of an operation with chosen parts, the header for a channel that carries parts of these sizes, in order:
+  // a rank knows only the sizes of what passes through it.
+  void describe_parts(const std::vector<std::int64_t>& counts);
 };
-static_assert(sizeof(Header) == 32);
+static_assert(sizeof(Header) == 40);
 static_assert(std::endian::native == std::endian::little,
               "headers and elements travel as little-endian bytes");
 

@@ -1,0 +1,77 @@
+"""A call as the methods of a communicator make it and the engine takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from pycomm.errors import InvalidArgument
+from pycomm.tensors import as_memory
+
+Counts = Sequence[int]
+
+
+class Request(NamedTuple):
+    """A call, in the order of the engine's arguments."""
+
+    collective: str
+    x: Any
+    out: Any
+    op: str
+    root: int
+    scale: float
+    codec: str
+    algorithm: str
+    timeout_s: float
+    counts: list[int] | None
+    received: list[int] | None
+
+
+def request(
+    collective: str,
+    x: Any,
+    out: Any = None,
+    op: str = "sum",
+    root: int = 0,
+    scale: float = 1.0,
+    codec: str | None = None,
+    algorithm: str | None = None,
+    timeout: float | None = None,
+    counts: list[int] | None = None,
+    received: list[int] | None = None,
+) -> Request:
+    """A request with what is left out filled in. Raises InvalidArgument for a timeout that is none."""
+    return Request(
+        collective,
+        as_memory(x),
+        as_memory(out),
+        op,
+        root,
+        scale,
+        codec or "",
+        algorithm or "",
+        _checked_timeout(timeout),
+        counts,
+        received,
+    )
+
+
+def part_sizes(counts: Counts | None, name: str, size: int) -> list[int] | None:
+    """`counts` as a list; raises InvalidArgument unless it has a whole number for each of `size` ranks."""
+    if counts is None:
+        return None
+    try:
+        sizes = [int(count) for count in counts if count == int(count)]
+        if len(sizes) == len(counts) == size:
+            return sizes
+    except (TypeError, ValueError):
+        pass
+    raise InvalidArgument(f"{name} is {counts!r}; expected {size} whole numbers, one for each rank")
+
+
+def _checked_timeout(timeout: float | None) -> float:
+    if timeout is None:
+        return 0.0
+    if not timeout > 0:
+        raise InvalidArgument(f"timeout is {timeout}; expected seconds above 0, or None")
+    return timeout
