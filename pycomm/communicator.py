@@ -98,6 +98,12 @@ class Communicator(Collectives):
         return self._transport
 
     @property
+    def connections(self) -> list[int]:
+        """Ranks of this communicator to which a connection is open: they are opened by the first message."""
+        ranks = {world_rank: rank for rank, world_rank in enumerate(self._core.world_ranks)}
+        return sorted(ranks[world] for world in self._world.engine.connections if world in ranks)
+
+    @property
     def broken(self) -> Exception | None:
         """What broke this communicator; None while it works."""
         error: Exception | None = self._core.error()

@@ -44,7 +44,11 @@ void bind_engine(py::module_& m) {
             engine.check_usable();
             return engine.router().name_to(peer);
           },
-          py::arg("peer"));
+          py::arg("peer"))
+      .def_property_readonly("connections", [](const Engine& engine) {
+        engine.check_usable();
+        return engine.router().connections();
+      });
 }
 
 }  // namespace pycomm::bindings

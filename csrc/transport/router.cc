@@ -62,12 +62,13 @@ std::unique_ptr<Router> Router::connect(const Environment& environment, const Ex
     for (auto& [name, transport] : router->transports_) {
       const auto address = theirs.find(name);
       const bool reached =
-          peer != environment.rank && address != theirs.end() && transport->connect(peer, address->second);
+          peer != environment.rank && address != theirs.end() && transport->reaches(peer, address->second);
       if (reached) mine += text(peer, ' ', name, '\n');
     }
   }
   const auto reaches = exchange(mine);
   router->route_.assign(environment.size, -1);
+  router->connected_ = std::vector<std::atomic<bool>>(environment.size);
   std::string unreached;
   for (int peer = 0; peer < environment.size; ++peer) {
     if (peer == environment.rank) continue;
@@ -86,8 +87,21 @@ std::unique_ptr<Router> Router::connect(const Environment& environment, const Ex
   return router;
 }
 
+Transport& Router::to(int peer) {
+  Transport& transport = transport_for(peer);
+  if (!connected_[peer].exchange(true, std::memory_order_relaxed)) transport.connect(peer);
+  return transport;
+}
+
+std::vector<int> Router::connections() const {
+  std::vector<int> peers;
+  for (int peer = 0; peer < size(); ++peer)
+    if (connected_[peer].load(std::memory_order_relaxed)) peers.push_back(peer);
+  return peers;
+}
+
 Pacing Router::pacing(int peer) const {
-  Pacing pacing = to(peer).pacing(peer);
+  Pacing pacing = transport_for(peer).pacing(peer);
   if (segment_bytes_ > 0) pacing.segment_bytes = segment_bytes_;
   if (window_ > 0) pacing.window = window_;
   return pacing;
@@ -102,8 +116,8 @@ PeerMemory* Router::peer_memory(const std::vector<int>& ranks) const {
   Transport* common = nullptr;
   for (int rank : ranks) {
     if (rank == rank_) continue;
-    if (common && common != &to(rank)) return nullptr;
-    common = &to(rank);
+    if (common && common != &transport_for(rank)) return nullptr;
+    common = &transport_for(rank);
   }
   return common ? common->peer_memory() : nullptr;
 }

@@ -1,6 +1,7 @@
 // Gives each pair of ranks its best transport: the one of highest priority that both ends say they can use.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -15,12 +16,15 @@ using Exchange = std::function<std::vector<std::string>(const std::string& bytes
 
 class Router {
  public:
-  // Collective. Opens the named transports (empty: all that work here), publishes addresses, connects every
-  // pair. Throws TransportError naming the pairs that nothing connects, and why each transport is missing.
+  // Collective. Opens the named transports (empty: all that work here), publishes addresses, finds a
+  // transport for every pair. Throws TransportError naming the pairs that nothing reaches, and why each transport is missing.
   static std::unique_ptr<Router> connect(const Environment& environment, const Exchange& exchange,
                                          const std::vector<std::string>& allowed);
 
-  Transport& to(int peer) const { return *transports_[route_[peer]].transport; }
+  // Connected: the first use opens the connection. Driver only.
+  Transport& to(int peer);
+  // World ranks to which a connection has been opened from here.
+  std::vector<int> connections() const;
   const std::string& name_to(int peer) const { return transports_[route_[peer]].name; }
   // As the transport says, unless settings override it.
   Pacing pacing(int peer) const;
@@ -34,6 +38,8 @@ class Router {
   int size() const { return static_cast<int>(route_.size()); }
 
  private:
+  Transport& transport_for(int peer) const { return *transports_[route_[peer]].transport; }
+
   struct Open {
     std::string name;
     std::unique_ptr<Transport> transport;
@@ -41,6 +47,7 @@ class Router {
   int rank_ = 0;
   std::vector<Open> transports_;
   std::vector<int> route_;  // by peer; our own entry is unused
+  std::vector<std::atomic<bool>> connected_;  // by peer; written by the driver, read by anyone: only a fact
   std::int64_t segment_bytes_ = 0;
   int window_ = 0;
 };

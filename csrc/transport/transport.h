@@ -1,7 +1,7 @@
 // A transport moves bytes between two ranks and says whom it can reach. It never reduces, waits or times out.
 //
 // Threads: all calls of one Transport come from one thread at a time (the driver of its engine), except the
-// constructor, address() and connect(), which run during init. No call blocks, but for the time of a copy.
+// constructor, address() and reaches(), which run during init. No call blocks, but for the time of a copy.
 #pragma once
 
 #include <cstddef>
@@ -65,9 +65,11 @@ class Transport {
   virtual ~Transport() = default;
 
   virtual std::string address() const = 0;  // published to every rank once, opaque
-  // Whether this rank reaches `peer` (itself included: never asked). False: the router tries the next
-  // transport. Both ends must say yes.
-  virtual bool connect(int peer, const std::string& address) = 0;
+  // Whether this rank reaches `peer` (never asked of itself). False: the router tries the next transport. Both
+  // ends must say yes. Asked of every peer during init, so it opens nothing.
+  virtual bool reaches(int peer, const std::string& address) = 0;
+  // Before the first message to or from that peer; what it costs is paid by those who talk to each other.
+  virtual void connect(int /*peer*/) {}
   virtual Pacing pacing(int peer) const = 0;
 
   // The memory stays the caller's and must stay valid until the ticket is done or cancelled. A receive may be

@@ -51,7 +51,7 @@ struct World {
     for (int rank = 0; rank < size; ++rank) ends.push_back(create(entry, fabric, rank));
     for (int rank = 0; rank < size; ++rank)
       for (int peer = 0; peer < size; ++peer)
-        if (peer != rank) CHECK(ends[rank]->connect(peer, ends[peer]->address()));
+        if (peer != rank) CHECK(ends[rank]->reaches(peer, ends[peer]->address()));
   }
   Transport& operator[](int rank) { return *ends[rank]; }
   int size() const { return fabric.size(); }
