@@ -17,7 +17,7 @@ from bench import output, roofline
 from bench.errors import BenchError
 from bench.facts import facts
 from bench.implementations import IMPLEMENTATIONS, Implementation, UnsupportedError
-from bench.operations import DTYPES, REDUCTIONS, Case, Operation, operation
+from bench.operations import DTYPES, OPERATIONS, REDUCTIONS, Case, Operation, operation
 from bench.options import Parser, build, names
 from bench.output import Row
 from bench.ranks import Ranks, Times
@@ -152,7 +152,7 @@ def _first_call(contender: Contender, case: Case, ranks: Ranks) -> int:
 def _parser(rank: int) -> Parser:
     parser = Parser(rank, prog="python -m bench collectives", description=__doc__)
     add = parser.add_argument
-    kinds = "all_reduce, reduce_scatter, all_gather, broadcast, barrier"
+    kinds = ", ".join(OPERATIONS)
     add("--op", default="all_reduce", help=f"operations by comma, of {kinds}")
     kinds = "pycomm, pycomm:ring, pycomm:ring+fp16, mpi, gloo (bench/implementations holds them)"
     add("--impl", default="pycomm,mpi,gloo", help=f"implementations by comma, such as {kinds}")

@@ -8,7 +8,7 @@ writes the buffer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -56,6 +56,10 @@ OPERATIONS = {
         Operation("reduce_scatter", lambda n: (n - 1) / n, lambda n: n + 1, divided=True, reduces=True),
         Operation("all_gather", lambda n: (n - 1) / n, lambda n: n + 1, divided=True),
         Operation("broadcast", lambda n: 1.0, lambda n: n),
+        Operation("reduce", lambda n: 1.0, lambda n: n + 1, reduces=True),
+        Operation("gather", lambda n: (n - 1) / n, lambda n: 2, divided=True),
+        Operation("scatter", lambda n: (n - 1) / n, lambda n: 2, divided=True),
+        Operation("all_to_all", lambda n: (n - 1) / n, lambda n: 2 * n, divided=True),
         Operation("barrier", lambda n: 0.0, lambda n: 0.0, sized=False),
     )
 }
@@ -70,8 +74,8 @@ def operation(name: str) -> Operation:
 class Case:
     """One rank's buffers for one collective of one size.
 
-    all_reduce and broadcast work in place, in `input`; reduce_scatter and all_gather go from `input` to
-    `output`. `empty(count, dtype)` allocates.
+    all_reduce, reduce and broadcast work in place, in `input`; the others go from `input` to `output`. Where
+    a rank gives or gets nothing the buffer is empty. `empty(count, dtype)` allocates.
     """
 
     def __init__(
@@ -90,19 +94,43 @@ class Case:
         self.redop = redop
         self.rank = rank
         self.size = size
-        part = count // size
-        scatters, gathers = operation.name == "reduce_scatter", operation.name == "all_gather"
-        self.input = empty(part if gathers else count, dtype)
-        self.output = empty(part if scatters else count, dtype) if scatters or gathers else self.input
+        given, got = self._counts()
+        self.input = empty(given, dtype)
+        self.output = self.input if got is None else empty(got, dtype)
         tile = tiles(redop if operation.reduces else "sum", dtype, size)
         self._mine = tile[rank]
-        reduced = tile[size]
-        if gathers:
-            self._expected = [(r * part, part, tile[r]) for r in range(size)]
-        elif scatters:
-            self._expected = [(0, part, np.roll(reduced, -(rank * part % TILE)))]
+        self._expected = list(self._expectation(tile))
+
+    def _counts(self) -> tuple[int, int | None]:
+        """Elements of input and output; None: the input is the output."""
+        whole, part = self.count, self.count // self.size
+        at_root = self.rank == ROOT
+        counts: dict[str, tuple[int, int | None]] = {
+            "reduce_scatter": (whole, part),
+            "all_gather": (part, whole),
+            "gather": (part, whole if at_root else 0),
+            "scatter": (whole if at_root else 0, part),
+            "all_to_all": (whole, whole),
+        }
+        return counts.get(self.operation.name, (whole, None))
+
+    def _expectation(self, tile: list[Array]) -> Iterator[tuple[int, int, Array]]:
+        """What the output must hold: (from where, how many elements, of which tile)."""
+        name, part, reduced = self.operation.name, self.count // self.size, tile[self.size]
+        if name in ("reduce", "gather") and self.rank != ROOT:
+            return
+        if name in ("all_gather", "gather"):
+            yield from ((r * part, part, tile[r]) for r in range(self.size))
+        elif name == "all_to_all":
+            yield from ((r * part, part, self._part_of(tile[r])) for r in range(self.size))
+        elif name in ("reduce_scatter", "scatter"):
+            yield 0, part, self._part_of(reduced if name == "reduce_scatter" else tile[ROOT])
         else:
-            self._expected = [(0, count, reduced if operation.reduces else tile[ROOT])]
+            yield 0, self.count, reduced if self.operation.reduces else tile[ROOT]
+
+    def _part_of(self, tile: Array) -> Array:
+        """The tile of this rank's part of a vector that repeats a tile."""
+        return np.roll(tile, -(self.rank * (self.count // self.size) % TILE))
 
     def rewrite(self) -> None:
         """Rewrites every buffer of the call: inputs with their values, the rest with what no result holds."""

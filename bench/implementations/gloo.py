@@ -39,6 +39,20 @@ class Gloo(Implementation):
     def broadcast(self, case: Case) -> Call:
         return partial(self._dist.broadcast, _tensor(case.input), ROOT)
 
+    def reduce(self, case: Case) -> Call:
+        return partial(self._dist.reduce, _tensor(case.input), ROOT, self._reductions[case.redop])
+
+    def gather(self, case: Case) -> Call:
+        parts = list(_tensor(case.output).chunk(case.size)) if case.rank == ROOT else None
+        return partial(self._dist.gather, _tensor(case.input), parts, ROOT)
+
+    def scatter(self, case: Case) -> Call:
+        parts = list(_tensor(case.input).chunk(case.size)) if case.rank == ROOT else None
+        return partial(self._dist.scatter, _tensor(case.output), parts, ROOT)
+
+    def all_to_all(self, case: Case) -> Call:
+        return partial(self._dist.all_to_all_single, _tensor(case.output), _tensor(case.input))
+
     def barrier(self, case: Case) -> Call:
         return partial(self._dist.barrier)
 

@@ -41,6 +41,20 @@ class Mpi(Implementation):
     def broadcast(self, case: Case) -> Call:
         return partial(self._world.Bcast, case.input, ROOT)
 
+    def reduce(self, case: Case) -> Call:
+        mine = self._in_place if case.rank == ROOT else case.input
+        result = case.output if case.rank == ROOT else None
+        return partial(self._world.Reduce, mine, result, self._reductions[case.redop], ROOT)
+
+    def gather(self, case: Case) -> Call:
+        return partial(self._world.Gather, case.input, case.output if case.rank == ROOT else None, ROOT)
+
+    def scatter(self, case: Case) -> Call:
+        return partial(self._world.Scatter, case.input if case.rank == ROOT else None, case.output, ROOT)
+
+    def all_to_all(self, case: Case) -> Call:
+        return partial(self._world.Alltoall, case.input, case.output)
+
     def barrier(self, case: Case) -> Call:
         return partial(self._world.Barrier)
 

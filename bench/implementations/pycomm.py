@@ -43,6 +43,18 @@ class Pycomm(Implementation):
     def broadcast(self, case: Case) -> Call:
         return partial(self.comm.broadcast, case.input, ROOT, **self._moving(case))
 
+    def reduce(self, case: Case) -> Call:
+        return partial(self.comm.reduce, case.input, ROOT, case.redop, **self._reducing(case))
+
+    def gather(self, case: Case) -> Call:
+        return partial(self.comm.gather, case.input, ROOT, case.output, **self._moving(case))
+
+    def scatter(self, case: Case) -> Call:
+        return partial(self.comm.scatter, case.input, ROOT, case.output, **self._moving(case))
+
+    def all_to_all(self, case: Case) -> Call:
+        return partial(self.comm.all_to_all, case.input, case.output, **self._moving(case))
+
     def barrier(self, case: Case) -> Call:
         if self._options:
             raise UnsupportedError("chooses no algorithm or codec for barrier")

@@ -41,6 +41,7 @@ py::typing::Dict<py::str, Facts> algorithms() {
     row["summary"] = algorithm->summary;
     row["lossy_codecs"] = algorithm->lossy_codecs;
     row["mapped"] = algorithm->mapped;
+    row["uneven"] = algorithm->uneven;
     out[py::str(algorithm->name)] = row;
   }
   return out;

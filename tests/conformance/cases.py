@@ -3,6 +3,7 @@
 Words
     kind        what is computed: dtype, op, codec, scale, data
     placement   where the arrays lie: in place or not, and by how many bytes they miss alignment
+    chosen      the sizes of the parts are given, unequal and some of them zero (tests/conformance/parts.py)
     level       "full"        crosses algorithms, kinds, counts and placements
                 "triples"     crosses algorithms, kinds and counts; placements take turns along them
                 "pairs"       takes of those so many that any two of algorithm, kind, count, placement and
@@ -32,8 +33,11 @@ OPS = ("sum", "prod", "min", "max", "avg")
 LOSSY = {"fp16": 2.0**-11, "bf16": 2.0**-8}
 LOSSLESS = ("none",)
 
+# Collectives whose parts may have chosen sizes.
+PARTED = ("reduce_scatter", "all_gather", "gather", "scatter", "all_to_all")
+
 # A first message carries its data behind its header when both fit in 4096 bytes.
-INLINE_BYTES = 4096 - 32
+INLINE_BYTES = 4096 - 40
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,13 @@ class Case:
     count: int  # elements of the whole vector
     placement: Placement
     root: int = 0
+    chosen: bool = False  # parts of chosen sizes
 
     def __str__(self) -> str:
         k, p = self.kind, self.placement
         return (
             f"{self.collective}:{self.algorithm} {k.dtype} x {self.count}, op {k.op}, codec {k.codec}, "
-            f"scale {k.scale}, root {self.root}, {k.data} data, "
+            f"scale {k.scale}, root {self.root}, {k.data} data, {'chosen parts, ' if self.chosen else ''}"
             f"{'in place' if p.in_place else 'out of place'}, shifted by {p.shift}"
         )
 
@@ -92,6 +97,10 @@ class Registry:
             ):
                 names.append(short)
         return names
+
+    def uneven(self, collective: str, names: list[str]) -> list[str]:
+        """Those of an operation's algorithms that serve parts of chosen sizes."""
+        return [name for name in names if self.algorithms[f"{collective}:{name}"]["uneven"]]
 
     def carries(self, collective: str, algorithm: str, codec: str) -> bool:
         return codec in LOSSLESS or bool(self.algorithms[f"{collective}:{algorithm}"]["lossy_codecs"])
@@ -190,6 +199,7 @@ def _values(case: Case) -> list[Any]:
         ("count", case.count),
         case.placement,
         ("root", case.root),
+        ("chosen", case.chosen),
     ]
 
 
@@ -213,12 +223,13 @@ def _crossed(
     scope: Scope,
     turn: Iterator[int],
     root: int = 0,
+    chosen: bool = False,
 ) -> Iterator[Case]:
     for count, algorithm in itertools.product(counts, algorithms):
         every = placements(kind.dtype)
-        chosen = every if scope.level == "full" else [every[next(turn) % len(every)]]
-        for placement in chosen:
-            yield Case(collective, algorithm, kind, count, placement, root)
+        taken = every if scope.level == "full" else [every[next(turn) % len(every)]]
+        for placement in taken:
+            yield Case(collective, algorithm, kind, count, placement, root, chosen)
     next(turn)  # placements and counts must not keep step
 
 
@@ -244,14 +255,51 @@ def _reducing(collective: str) -> Callable[..., Iterator[Case]]:
     return generate
 
 
-def _all_gathers(
+def _chosen_reduce_scatters(
     registry: Registry, size: int, transport: str, scope: Scope, turn: Iterator[int]
 ) -> Iterator[Case]:
-    for kind in moving_kinds():
-        counts = [*scope.counts(kind.dtype, size), scope.long_count(kind.dtype, size)]
-        yield from _crossed(
-            "all_gather", registry.usable("all_gather", size, transport), kind, counts, scope, turn
-        )
+    names = registry.uneven("reduce_scatter", registry.usable("reduce_scatter", size, transport))
+    for kind in (Kind("f32"), Kind("i8", "max"), Kind("f16", "avg"), Kind("f64", "sum", "fp16", 0.5)):
+        able = [name for name in names if registry.carries("reduce_scatter", name, kind.codec)]
+        counts = scope.counts(kind.dtype, size)
+        yield from _crossed("reduce_scatter", able, kind, counts, scope, turn, chosen=True)
+
+
+def _reduce_scatters(*arguments: Any) -> Iterator[Case]:
+    yield from _reducing("reduce_scatter")(*arguments)
+    yield from _chosen_reduce_scatters(*arguments)
+
+
+def _reduces(*arguments: Any) -> Iterator[Case]:
+    """The root takes turns: which it is matters to the plan, not to the arithmetic."""
+    size = arguments[1]
+    for i, case in enumerate(_reducing("reduce")(*arguments)):
+        yield replace(case, root=(0, size // 2, size - 1)[i % 3])
+
+
+def roots_of(collective: str, size: int) -> list[int]:
+    return sorted({0, size // 2, size - 1}) if collective in ("gather", "scatter") else [0]
+
+
+def _moving(collective: str) -> Callable[..., Iterator[Case]]:
+    """Of collectives whose parts travel and nothing is computed."""
+
+    def generate(
+        registry: Registry, size: int, transport: str, scope: Scope, turn: Iterator[int]
+    ) -> Iterator[Case]:
+        names = registry.usable(collective, size, transport)
+        for kind, root, chosen in itertools.product(
+            moving_kinds(), roots_of(collective, size), (False, True)
+        ):
+            counts = [*scope.counts(kind.dtype, size), scope.long_count(kind.dtype, size)]
+            if collective in ("gather", "scatter") and not chosen:
+                counts = [count // size * size for count in counts]  # what equal parts must be there
+            able = registry.uneven(collective, names) if chosen else names
+            for case in _crossed(collective, able, kind, counts, scope, turn, root, chosen):
+                apart = replace(case.placement, in_place=False)
+                yield replace(case, placement=apart) if collective == "all_to_all" else case
+
+    return generate
 
 
 def _broadcasts(
@@ -297,8 +345,12 @@ def _barriers(
 
 _GENERATORS: dict[str, Callable[..., Iterator[Case]]] = {
     "all_reduce": _reducing("all_reduce"),
-    "reduce_scatter": _reducing("reduce_scatter"),
-    "all_gather": _all_gathers,
+    "reduce_scatter": _reduce_scatters,
+    "reduce": _reduces,
+    "all_gather": _moving("all_gather"),
+    "gather": _moving("gather"),
+    "scatter": _moving("scatter"),
+    "all_to_all": _moving("all_to_all"),
     "broadcast": _broadcasts,
     "send": _sends,
     "recv": _recvs,
@@ -315,6 +367,8 @@ def covered(made: Iterable[Case]) -> set[str]:
             f"codec {case.kind.codec}",
             f"dtype {case.kind.dtype}",
         }
+        if case.chosen:
+            names.add(f"chosen parts of {case.collective}:{case.algorithm}")
         if case.collective == "send":
             names.add(f"algorithm recv:{case.algorithm}")
     return names
@@ -327,6 +381,8 @@ def required(registry: Registry, size: int, transport: str) -> set[str]:
         collective, _, short = full.partition(":")
         if short in registry.usable(collective, size, transport):
             names.add(f"algorithm {full}")
+            if collective in PARTED and registry.algorithms[full]["uneven"]:
+                names.add(f"chosen parts of {full}")
     return names
 
 
@@ -336,7 +392,11 @@ def least_count(registry: Registry, size: int, transport: str, scope: Scope) -> 
     for collective, kinds in (
         ("all_reduce", reducing_kinds(registry.codecs)),
         ("reduce_scatter", reducing_kinds(registry.codecs)),
+        ("reduce", reducing_kinds(registry.codecs)),
         ("all_gather", moving_kinds()),
+        ("gather", moving_kinds()),
+        ("scatter", moving_kinds()),
+        ("all_to_all", moving_kinds()),
         ("broadcast", moving_kinds()),
         ("send", moving_kinds()),
     ):

@@ -19,6 +19,7 @@ import torch
 from pycomm import Communicator
 from tests.conformance.cases import ITEM_BYTES, Case
 from tests.conformance.oracle import STORED, Array, Expected, Oracle, first_error
+from tests.conformance.parts import chosen_parts, equal_parts, places
 
 IN_FLIGHT = 8
 MARGIN = 64  # bytes
@@ -173,22 +174,25 @@ def _all_reduce(comm: Communicator, running: Running, blocking: bool) -> None:
     running.judge = judge
 
 
-def part_of(count: int, size: int, rank: int) -> slice:
-    """Where numpy.array_split puts part `rank`."""
-    begin = rank * (count // size) + min(rank, count % size)
-    return slice(begin, begin + count // size + (1 if rank < count % size else 0))
+def parts_of(case: Case, size: int) -> list[int]:
+    return chosen_parts(case.count, size, 0) if case.chosen else equal_parts(case.count, size)
+
+
+def _part_options(case: Case, size: int) -> dict[str, Any]:
+    return {"counts": parts_of(case, size)} if case.chosen else {}
 
 
 def _reduce_scatter(comm: Communicator, running: Running, blocking: bool) -> None:
     case, mine = running.case, running.contributions()[comm.rank]
-    part = part_of(case.count, comm.size, comm.rank)
+    part = places(parts_of(case, comm.size))[comm.rank]
     x = running.memory(case.count, mine)
     if case.placement.in_place:
         result, given = x.stored[part], x.array[part]
     else:
         out = running.memory(part.stop - part.start)
         result, given = out.stored, out.array
-    _call(comm, running, blocking, x.array, out=given, **_reduction_options(case))
+    options = {**_reduction_options(case), **_part_options(case, comm.size)}
+    _call(comm, running, blocking, x.array, out=given, **options)
 
     def judge() -> bytes:
         whole = running.reduction()
@@ -204,20 +208,88 @@ def _reduce_scatter(comm: Communicator, running: Running, blocking: bool) -> Non
     running.judge = judge
 
 
-def _all_gather(comm: Communicator, running: Running, blocking: bool) -> None:
+def _reduce(comm: Communicator, running: Running, blocking: bool) -> None:
+    case, mine = running.case, running.contributions()[comm.rank]
+    x = running.memory(case.count, mine)
+    apart = comm.rank == case.root and not case.placement.in_place
+    out = running.memory(case.count) if apart else x
+    given = out.array if apart else None
+    _call(comm, running, blocking, x.array, case.root, out=given, **_reduction_options(case))
+
+    def judge() -> bytes:
+        if comm.rank == case.root:
+            running.compare(out.stored, running.reduction())
+        if comm.rank != case.root or apart:
+            running.unchanged(x.stored, mine, "the input")
+        return b""
+
+    running.judge = judge
+
+
+def _gather(comm: Communicator, running: Running, blocking: bool) -> None:
+    """Of all_gather every rank is a root."""
     case, whole = running.case, running.contributions()[0]
-    part = part_of(case.count, comm.size, comm.rank)
-    out = running.memory(case.count)
-    if case.placement.in_place:
+    part = places(parts_of(case, comm.size))[comm.rank]
+    gets = case.collective == "all_gather" or comm.rank == case.root
+    out = running.memory(case.count) if gets else None
+    if out and case.placement.in_place:
         out.stored[part] = whole[part]
         given = out.array[part]
     else:
         given = running.memory(part.stop - part.start, whole[part]).array
-    _call(comm, running, blocking, given, out=out.array, algorithm=case.algorithm)
+    options = {"algorithm": case.algorithm, **_part_options(case, comm.size)}
+    if case.collective == "gather":
+        options["root"] = case.root
+    _call(comm, running, blocking, given, out=out.array if out else None, **options)
 
     def judge() -> bytes:
-        running.compare(out.stored, Expected(whole))
-        return out.stored.tobytes()
+        if out:
+            running.compare(out.stored, Expected(whole))
+        return out.stored.tobytes() if out and case.collective == "all_gather" else b""
+
+    running.judge = judge
+
+
+def _scatter(comm: Communicator, running: Running, blocking: bool) -> None:
+    case, whole = running.case, running.contributions()[0]
+    part = places(parts_of(case, comm.size))[comm.rank]
+    x = running.memory(case.count, whole) if comm.rank == case.root else None
+    if x and case.placement.in_place:
+        result, given = x.stored[part], x.array[part]
+    else:
+        out = running.memory(part.stop - part.start)
+        result, given = out.stored, out.array
+    options = {"algorithm": case.algorithm, "root": case.root, **_part_options(case, comm.size)}
+    _call(comm, running, blocking, x.array if x else None, out=given, **options)
+
+    def judge() -> bytes:
+        running.compare(result, Expected(whole[part]))
+        if x:
+            running.unchanged(x.stored, whole, "the input")
+        return b""
+
+    running.judge = judge
+
+
+def _all_to_all(comm: Communicator, running: Running, blocking: bool) -> None:
+    """Every rank cuts its vector in its own way, where sizes are chosen."""
+    case, xs, size = running.case, running.contributions(), comm.size
+    cuts = [
+        chosen_parts(case.count, size, rank) if case.chosen else equal_parts(case.count, size)
+        for rank in range(size)
+    ]
+    blocks = [x[places(parts)[comm.rank]] for x, parts in zip(xs, cuts, strict=True)]
+    want = np.concatenate(blocks)
+    mine, out = running.memory(case.count, xs[comm.rank]), running.memory(len(want))
+    options: dict[str, Any] = {"algorithm": case.algorithm}
+    if case.chosen:
+        options |= {"counts": cuts[comm.rank], "received": [len(block) for block in blocks]}
+    _call(comm, running, blocking, mine.array, out=out.array, **options)
+
+    def judge() -> bytes:
+        running.compare(out.stored, Expected(want))
+        running.unchanged(mine.stored, xs[comm.rank], "the input")
+        return b""
 
     running.judge = judge
 
@@ -265,7 +337,11 @@ def _barrier(comm: Communicator, running: Running, blocking: bool) -> None:
 START: dict[str, Callable[[Communicator, Running, bool], None]] = {
     "all_reduce": _all_reduce,
     "reduce_scatter": _reduce_scatter,
-    "all_gather": _all_gather,
+    "reduce": _reduce,
+    "all_gather": _gather,
+    "gather": _gather,
+    "scatter": _scatter,
+    "all_to_all": _all_to_all,
     "broadcast": _broadcast,
     "send": _send,
     "barrier": _barrier,

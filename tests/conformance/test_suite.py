@@ -107,12 +107,12 @@ def test_an_exception_names_the_case() -> None:
 
 @pytest.mark.parametrize(
     "entry",
-    ["all_to_all:pairwise", "barrier:tree"],
+    ["scan:ring", "barrier:tree"],
     ids=["a collective", "a second algorithm of a call without choice"],
 )
 def test_an_entry_that_no_case_can_name_fails(entry: str) -> None:
     known = registry()
-    row = {"mapped": False, "lossy_codecs": True, "summary": ""}
+    row = {"mapped": False, "lossy_codecs": True, "uneven": True, "summary": ""}
     larger = replace(known, algorithms={**known.algorithms, entry: row}, supports=lambda name, size: True)
     with pytest.raises(AssertionError, match=r"cases\.py"):
         cases(larger, 2, "inproc", Scope("pairs", SMALL_BYTES))

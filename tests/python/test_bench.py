@@ -108,6 +108,10 @@ def test_bus_bandwidth_follows_nccl_tests() -> None:
         "reduce_scatter": 0.75,
         "all_gather": 0.75,
         "broadcast": 1.0,
+        "reduce": 1.0,
+        "gather": 0.75,
+        "scatter": 0.75,
+        "all_to_all": 0.75,
         "barrier": 0.0,
     }
     assert {operation.busbw_factor(1) for operation in OPERATIONS.values()} == {0.0}
@@ -160,15 +164,25 @@ def simulate(cases: list[Case]) -> None:
     if operation == "broadcast":
         for case in cases:
             case.output[:] = cases[ROOT].input
-    elif operation == "all_gather":
+    elif operation in ("all_gather", "gather"):
         whole = np.concatenate([case.input for case in cases])
         for case in cases:
-            case.output[:] = whole
+            case.output[:] = whole[: len(case.output)]
+    elif operation == "scatter":
+        for case, part in zip(cases, np.split(cases[ROOT].input, size), strict=True):
+            case.output[:] = part
+    elif operation == "all_to_all":
+        for case in cases:
+            case.output[:] = np.concatenate([np.split(other.input, size)[case.rank] for other in cases])
     elif operation != "barrier":
         whole = REDUCTIONS[cases[0].redop].reduce([case.input for case in cases]).astype(cases[0].input.dtype)
-        parts = [whole] * size if operation == "all_reduce" else np.split(whole, size)
+        parts = np.split(whole, size) if operation == "reduce_scatter" else [whole] * size
         for case, part in zip(cases, parts, strict=True):
             case.output[:] = part
+
+
+def who_gets(operation: str, size: int) -> list[int]:
+    return [ROOT] if operation in ("reduce", "gather") else list(range(size))
 
 
 def cases_of(
@@ -205,10 +219,11 @@ def test_results_are_exact_in_every_dtype(dtype: str, redop: str, size: int) -> 
 def test_every_wrong_element_is_counted(operation: str) -> None:
     cases = cases_of(operation, 6 * TILE)
     simulate(cases)
-    cases[1].output[[0, TILE + 3, -1]] += 1
-    assert [case.wrong() for case in cases] == [0, 3, 0]
-    cases[2].output[5] = 0x7F if cases[2].output[5] != 0x7F else 0
-    assert cases[2].wrong() == 1
+    *_, one = who_gets(operation, len(cases))
+    cases[one].output[[0, TILE + 3, -1]] += 1
+    assert [case.wrong() for case in cases] == [3 if rank == one else 0 for rank in range(len(cases))]
+    cases[one].output[5] = 0x7F if cases[one].output[5] != 0x7F else 0
+    assert cases[one].wrong() == 4
 
 
 @pytest.mark.parametrize("operation", set(OPERATIONS) - {"barrier"})
@@ -217,7 +232,9 @@ def test_results_of_an_earlier_call_do_not_count(operation: str) -> None:
     simulate(cases)
     for case in cases:
         case.rewrite()
-    waiting = [case for case in cases if operation != "broadcast" or case.rank != ROOT]
+    waiting = [cases[rank] for rank in who_gets(operation, len(cases))]
+    if operation == "broadcast":
+        waiting.remove(cases[ROOT])
     assert all(case.wrong() > 0.8 * len(case.output) for case in waiting)
 
 
@@ -390,7 +407,7 @@ def test_all_implementations_agree_on_two_ranks(tmp_path: Path) -> None:
     assert (result["ranks"], result["transport"]) == (2, result["transport"])
     assert "-m pycomm.launch -n 2 -m bench collectives --op" in result["command"]
     lossy = {(lack["op"], lack["impl"]) for lack in result["missing"]}
-    assert lossy == {(op, "pycomm+fp16") for op in ("all_gather", "broadcast", "barrier")}
+    assert lossy == {(op, "pycomm+fp16") for op, row in OPERATIONS.items() if not row.reduces}
     timed = {(row["op"], row["impl"]) for row in result["rows"]}
     assert timed == {(op, impl) for op in OPERATIONS for impl in implementations.split(",")} - lossy
     assert [row for row in result["rows"] if row["wrong"]] == []

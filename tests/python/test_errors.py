@@ -66,7 +66,10 @@ REFUSED: dict[str, tuple[Callable[[Communicator], Any], str]] = {
     "read-only bytes": (lambda c: c.broadcast(b"abcd"), "x is read-only"),
     "read-only out": (lambda c: c.all_reduce(ones(), out=read_only()), "out is read-only"),
     "read-only received": (lambda c: c.recv(read_only(), 1 - c.rank), "x is read-only"),
-    "out of another count": (lambda c: c.all_reduce(ones(), out=ones(5)), "all_reduce: out has 5 elements; expected 4 on rank . of 2"),
+    "out of another count": (
+        lambda c: c.all_reduce(ones(), out=ones(5)),
+        "all_reduce: out has 5 elements; expected 4 on rank . of 2",
+    ),
     "out of another dtype": (lambda c: c.all_reduce(ones(), out=ones(4, np.float64)), "f32 and out is f64"),
     "overlapping out": (overlapping, "overlap"),
     "part of another count": (
