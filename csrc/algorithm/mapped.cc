@@ -44,6 +44,38 @@ Plan broadcast(const Spec& spec) {
   return between_meetings(spec, 1, {store_to(other_ranks(spec), 0, kOutput, kOutput)});
 }
 
+// Every rank adds its chunk and stores it at the root.
+Plan reduce(const Spec& spec) {
+  if (spec.size == 1) return alone(spec);
+  if (spec.rank == spec.root) return between_meetings(spec, spec.size, {sum_of_own_chunk(spec)});
+  return between_meetings(spec, spec.size,
+                          {as_final(reduce_from(all_ranks(spec), spec.rank, kInput, scratch(0))),
+                           store_to({spec.root}, spec.rank, scratch(0), kOutput)});
+}
+
+Plan gather(const Spec& spec) {
+  if (spec.size == 1) return alone(spec);
+  return between_meetings(spec, spec.size,
+                          {spec.rank == spec.root ? copy(spec.rank, kInput, kOutput)
+                                                  : store_to({spec.root}, spec.rank, kInput, kOutput)});
+}
+
+Plan scatter(const Spec& spec) {
+  if (spec.size == 1) return alone(spec);
+  if (spec.rank != spec.root) return between_meetings(spec, spec.size, {});
+  std::vector<Step> work = {copy(spec.rank, kInput, kOutput)};
+  for (int peer : other_ranks(spec)) work.push_back(store_to({peer}, peer, kInput, kOutput));
+  return between_meetings(spec, spec.size, work);
+}
+
+Plan all_to_all(const Spec& spec) {
+  if (spec.size == 1) return alone(spec);
+  const int first = spec.rank * spec.size;
+  std::vector<Step> work = {copy(first + spec.rank, kInput, kOutput)};
+  for (int peer : other_ranks(spec)) work.push_back(store_to({peer}, first + peer, kInput, kOutput));
+  return between_meetings(spec, spec.size * spec.size, work);
+}
+
 double one_pass(int size) {
   return double(size - 1) / size;
 }
@@ -52,6 +84,15 @@ double two_passes(int size) {
 }
 double to_everyone(int size) {
   return size - 1;
+}
+double pass_and_own_chunk(int size) {
+  return size > 1;
+}
+double own_chunk(int size) {
+  return size > 1 ? 1.0 / size : 0;
+}
+double own_blocks(int size) {
+  return one_pass(size) / size;
 }
 
 const Register<Algorithm> kAllReduce({.name = "all_reduce:mapped",
@@ -78,6 +119,31 @@ const Register<Algorithm> kBroadcast({.name = "broadcast:mapped",
                                       .volume = to_everyone,
                                       .lossy_codecs = false,
                                       .mapped = true});
+
+const Register<Algorithm> kReduce({.name = "reduce:mapped",
+                                   .summary = "every rank adds a chunk and stores it at the root",
+                                   .plan = reduce,
+                                   .volume = pass_and_own_chunk,
+                                   .lossy_codecs = false,
+                                   .mapped = true});
+const Register<Algorithm> kGather({.name = "gather:mapped",
+                                   .summary = "every rank stores to the root's memory",
+                                   .plan = gather,
+                                   .volume = own_chunk,
+                                   .lossy_codecs = false,
+                                   .mapped = true});
+const Register<Algorithm> kScatter({.name = "scatter:mapped",
+                                    .summary = "the root stores to the peers' memory",
+                                    .plan = scatter,
+                                    .volume = one_pass,
+                                    .lossy_codecs = false,
+                                    .mapped = true});
+const Register<Algorithm> kAllToAll({.name = "all_to_all:mapped",
+                                     .summary = "store to the peers' memory",
+                                     .plan = all_to_all,
+                                     .volume = own_blocks,
+                                     .lossy_codecs = false,
+                                     .mapped = true});
 
 }  // namespace
 }  // namespace pycomm

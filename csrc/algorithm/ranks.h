@@ -25,12 +25,20 @@ inline std::vector<int> other_ranks(const Spec& spec) {
   return ranks;
 }
 
+// Ranks counted from the root, as trees see them: the root is 0.
+inline int from_root(const Spec& spec, int rank) {
+  return wrap(rank - spec.root, spec.size);
+}
+inline int rank_of(const Spec& spec, int from_root) {
+  return wrap(from_root + spec.root, spec.size);
+}
+
 // The plan of a group of one: what it gives is what it gets.
 inline Plan alone(const Spec& spec) {
   Plan plan;
   if (reduces(spec.collective)) {
     plan.add_stage().steps = {as_final(copy(0, kInput, kOutput))};
-  } else if (spec.collective == Collective::all_gather) {
+  } else if (has_parts(spec.collective)) {
     plan.add_stage().steps = {copy(0, kInput, kOutput)};
   }
   return plan;

@@ -1,37 +1,24 @@
 // Recursive doubling: in each round a rank swaps its whole sum with a partner twice as far away as before,
 // and both add the two in the same order. log2(N) rounds of the whole vector: best for short ones.
 //
-// With N not a power of two, the members of the doubling are the largest power of two, and each of the e
-// ranks left over (the odd ones among the first 2e, as in Thakur, Rabenseifner and Gropp, "Optimization of
-// collective communication operations in MPICH", 2005) first gives its contribution to the rank before it. In
-// the last round it gets both operands of the sum, not the sum: it adds them as everyone does, one round
-// earlier, and ends with everyone's bits under a lossy codec too.
+// With N not a power of two, the extra ranks (members.h) first give their contributions. In the last round an
+// extra gets both operands of the sum, not the sum: it adds them as everyone does, one round earlier, and
+// ends with everyone's bits under a lossy codec too.
 #include <bit>
 
+#include "algorithm/members.h"
 #include "algorithm/ranks.h"
 
 namespace pycomm {
 namespace {
-
-struct Doubling {
-  explicit Doubling(int size)
-      : members(static_cast<int>(std::bit_floor(static_cast<unsigned>(size)))), extras(size - members) {}
-  int members, extras;
-
-  bool is_extra(int rank) const { return rank < 2 * extras && rank % 2 == 1; }
-  bool has_extra(int member) const { return member < extras; }
-  // Of an extra, the member that it gives its contribution to.
-  int member_of(int rank) const { return rank < 2 * extras ? rank / 2 : rank - extras; }
-  int rank_of(int member) const { return member < extras ? 2 * member : member + extras; }
-};
 
 // The sum so far of this rank and the partner's, lower member first.
 Step add_both(bool own_is_lower, Buffer own, Buffer theirs) {
   return own_is_lower ? reduce(0, kOutput, {own, theirs}) : reduce(0, kOutput, {theirs, own});
 }
 
-Plan extra_plan(const Doubling& group, int rank) {
-  const int member = group.member_of(rank), across = member ^ (group.members / 2);
+Plan extra_plan(const Members& group, int rank) {
+  const int member = group.member_of(rank), across = member ^ (group.count / 2);
   Plan plan;
   plan.add_stage().steps = {send(rank - 1, 0, kInput)};
   plan.add_stage().steps = {recv(group.rank_of(member), 0, scratch(0)),
@@ -40,13 +27,13 @@ Plan extra_plan(const Doubling& group, int rank) {
   return plan;
 }
 
-Plan member_plan(const Doubling& group, int rank) {
+Plan member_plan(const Members& group, int rank) {
   const int member = group.member_of(rank);
   Plan plan;
   plan.add_stage().steps = {group.has_extra(member) ? recv_reduce(rank + 1, 0, kInput, kOutput)
                                                     : copy(0, kInput, kOutput)};
-  for (int distance = 1, round = 0; distance < group.members; distance *= 2, ++round) {
-    const bool last = 2 * distance == group.members;
+  for (int distance = 1, round = 0; distance < group.count; distance *= 2, ++round) {
+    const bool last = 2 * distance == group.count;
     const int partner = member ^ distance;
     const Buffer theirs = scratch(round % 2);
     Stage& exchange = plan.add_stage();
@@ -63,15 +50,15 @@ Plan member_plan(const Doubling& group, int rank) {
 
 Plan all_reduce(const Spec& spec) {
   if (spec.size == 1) return alone(spec);
-  const Doubling group(spec.size);
+  const Members group(spec.size);
   return group.is_extra(spec.rank) ? extra_plan(group, spec.rank) : member_plan(group, spec.rank);
 }
 
 // Every round sends the vector once; in the last one a member also serves its own and its partner's extra.
 double volume(int size) {
-  const Doubling group(size);
-  const int rounds = std::bit_width(static_cast<unsigned>(group.members)) - 1;
-  return rounds + (group.extras > 0) + (group.extras > group.members / 2);
+  const Members group(size);
+  const int rounds = std::bit_width(static_cast<unsigned>(group.count)) - 1;
+  return rounds + (group.extras > 0) + (group.extras > group.count / 2);
 }
 
 const Register<Algorithm> kAllReduce({.name = "all_reduce:recursive_doubling",

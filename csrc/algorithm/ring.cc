@@ -37,15 +37,33 @@ Buffer sum_in_output(int, int) {
   return kOutput;
 }
 
+Buffer sum_in_scratch(int stage, int) {
+  return scratch(stage % 2);
+}
+
 // The output of reduce_scatter has room for the rank's own chunk only.
-Buffer sum_in_scratch(int stage, int last) {
+Buffer last_sum_in_output(int stage, int last) {
   return stage == last ? kOutput : scratch(stage % 2);
 }
 
 Plan reduce_scatter(const Spec& spec) {
   if (spec.size == 1) return alone(spec);
   Plan plan{.chunks = spec.size};
-  append_reduce_scatter(plan, spec, sum_in_scratch);
+  append_reduce_scatter(plan, spec, last_sum_in_output);
+  return plan;
+}
+
+// After the ring the root collects the chunks from their owners.
+Plan reduce(const Spec& spec) {
+  if (spec.size == 1) return alone(spec);
+  const bool is_root = spec.rank == spec.root;
+  Plan plan{.chunks = spec.size};
+  append_reduce_scatter(plan, spec, is_root ? last_sum_in_output : sum_in_scratch);
+  const Buffer own = plan.stages.back().steps[1].dst;
+  Stage& collect = plan.add_stage();
+  if (!is_root) collect.steps = {send(spec.root, spec.rank, own)};
+  for (int peer : other_ranks(spec))
+    if (is_root) collect.steps.push_back(recv(peer, peer, kOutput));
   return plan;
 }
 
@@ -70,6 +88,9 @@ double one_pass(int size) {
 double two_passes(int size) {
   return 2 * one_pass(size);
 }
+double pass_and_own_chunk(int size) {
+  return size > 1;
+}
 
 const Register<Algorithm> kReduceScatter({.name = "reduce_scatter:ring",
                                           .summary = "partial sums travel round a ring of neighbours",
@@ -83,6 +104,11 @@ const Register<Algorithm> kAllReduce({.name = "all_reduce:ring",
                                       .summary = "reduce_scatter then all_gather round a ring; long vectors",
                                       .plan = all_reduce,
                                       .volume = two_passes});
+
+const Register<Algorithm> kReduce({.name = "reduce:ring",
+                                   .summary = "reduce_scatter round a ring, chunks to the root; long vectors",
+                                   .plan = reduce,
+                                   .volume = pass_and_own_chunk});
 
 }  // namespace
 }  // namespace pycomm

@@ -10,8 +10,8 @@ namespace {
 
 class StepCheck {
  public:
-  StepCheck(Collective collective, int size, int chunks, const Node& node)
-      : collective_(collective), size_(size), chunks_(chunks), node_(node), step_(*node.step) {}
+  StepCheck(const Spec& spec, int chunks, const Node& node)
+      : spec_(spec), chunks_(chunks), node_(node), step_(*node.step) {}
 
   void run() const {
     require(step_.chunk >= 0 && step_.chunk < chunks_, "there are ", chunks_, " chunks");
@@ -32,7 +32,7 @@ class StepCheck {
     if (has_message) require(peers.size() == 1, "a message has one peer");
     if (step_.op == Op::copy || step_.op == Op::reduce) require(peers.empty(), "a local step has no peers");
     for (int peer : peers) {
-      require(peer >= 0 && peer < size_, "peer ", peer, " of ", size_, " ranks");
+      require(peer >= 0 && peer < spec_.size, "peer ", peer, " of ", spec_.size, " ranks");
       require(std::count(peers.begin(), peers.end(), peer) == 1, "peer ", peer, " is listed twice");
     }
     const bool lists_itself = std::count(peers.begin(), peers.end(), node_.rank) > 0;
@@ -61,45 +61,40 @@ class StepCheck {
   }
 
   void require_place(Buffer buffer, int rank) const {
-    const bool own = step_.chunk == rank;
-    bool exists = is_scratch(buffer);
-    if (buffer == kInput)
-      exists = collective_ != Collective::broadcast && (collective_ != Collective::all_gather || own);
-    if (buffer == kOutput) exists = collective_ != Collective::reduce_scatter || own;
-    if (collective_ == Collective::barrier) exists = is_scratch(buffer);
-    require(exists, "in ", name_of(collective_), " rank ", rank, " has no chunk ", step_.chunk, " of ",
+    require(has_chunk({spec_.collective, rank, spec_.size, spec_.root}, buffer, step_.chunk), "in ",
+            name_of(spec_.collective), " rank ", rank, " has no chunk ", step_.chunk, " of ",
             to_text(buffer));
   }
 
   void check_marks() const {
     const bool adds = step_.op == Op::recv_reduce || step_.op == Op::reduce || step_.op == Op::reduce_from;
-    if (adds) require(reduces(collective_), name_of(collective_), " reduces nothing");
-    if (step_.final) require(reduces(collective_), "final in ", name_of(collective_));
+    const std::string_view name = name_of(spec_.collective);
+    if (adds) require(reduces(spec_.collective), name, " reduces nothing");
+    if (step_.final) require(reduces(spec_.collective), "final in ", name);
     if (step_.final) require(adds || step_.op == Op::copy, "final belongs to a step that reduces or copies");
     if (step_.publish) require(step_.op == Op::send, "publish belongs to a send");
     if (step_.publish) require(step_.src != kInput, "publish would change the input");
   }
 
-  const Collective collective_;
-  const int size_, chunks_;
+  const Spec& spec_;
+  const int chunks_;
   const Node& node_;
   const Step& step_;
 };
 
 }  // namespace
 
-void check_steps(Collective collective, const std::vector<Plan>& plans) {
+void check_steps(Collective collective, int root, const std::vector<Plan>& plans) {
   const int size = static_cast<int>(plans.size());
-  const bool chunk_per_rank =
-      collective == Collective::reduce_scatter || collective == Collective::all_gather;
   for (int rank = 0; rank < size; ++rank) {
     const Plan& plan = plans[rank];
-    const int expected = chunk_per_rank ? size : plans[0].chunks;
+    const Spec spec{collective, rank, size, root};
+    const int expected = has_parts(collective) ? chunks_of_parts(collective, size) : plans[0].chunks;
     if (plan.chunks < 1 || plan.chunks != expected)
       throw Flaw(text("rank ", rank, " cuts the vector in ", plan.chunks, " chunks, expected ", expected));
     for (std::size_t stage = 0; stage < plan.stages.size(); ++stage)
       for (const Step& step : plan.stages[stage].steps)
-        StepCheck(collective, size, plan.chunks, {rank, static_cast<int>(stage), 0, &step, {}}).run();
+        StepCheck(spec, plan.chunks, {rank, static_cast<int>(stage), 0, &step, {}}).run();
   }
 }
 

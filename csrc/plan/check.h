@@ -8,7 +8,7 @@
 namespace pycomm {
 
 // Every step is well formed: its peers, chunk and buffers exist, and marks are where they may be.
-void check_steps(Collective collective, const std::vector<Plan>& plans);
+void check_steps(Collective collective, int root, const std::vector<Plan>& plans);
 
 // Memory that a rank reaches on another one is reached between two meets of the two, and nobody else touches
 // it between the same meets, unless all only read.

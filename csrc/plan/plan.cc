@@ -46,6 +46,38 @@ Step published(Step step) {
   return step;
 }
 
+bool has_chunk(const Spec& spec, Buffer buffer, int chunk) {
+  const bool input = buffer == kInput, own = chunk == spec.rank, at_root = spec.rank == spec.root;
+  if (!input && !(buffer == kOutput)) return is_scratch(buffer);
+  switch (spec.collective) {
+    case Collective::all_reduce:
+    case Collective::send:
+    case Collective::recv:
+      return true;
+    case Collective::reduce_scatter:
+      return input || own;
+    case Collective::all_gather:
+      return !input || own;
+    case Collective::broadcast:
+      return !input;
+    case Collective::reduce:
+      return input || at_root;
+    case Collective::gather:
+      return input ? own : at_root;
+    case Collective::scatter:
+      return input ? at_root : own;
+    case Collective::all_to_all:
+      return (input ? chunk / spec.size : chunk % spec.size) == spec.rank;
+    case Collective::barrier:
+      return false;
+  }
+  return false;
+}
+
+int chunks_of_parts(Collective collective, int size) {
+  return collective == Collective::all_to_all ? size * size : size;
+}
+
 std::string to_text(Buffer buffer) {
   if (buffer == kInput) return "input";
   if (buffer == kOutput) return "output";

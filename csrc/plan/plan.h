@@ -3,9 +3,9 @@
 //
 // Words
 //   chunk    one numbered part of the vector. Chunk numbers mean the same elements on all ranks and in all
-//            buffers. A plan cuts the vector in `chunks` parts. Where the call has parts (has_parts in spec.h)
-//            these are the chunks: chunk r is what rank r gives or gets, N of them; for all_to_all chunk
-//            i*N + j is what rank i gives to rank j, N*N of them. Elsewhere a plan cuts as it likes
+//            buffers. A plan cuts the vector in `chunks` parts. Where the call has parts (has_parts in
+//            spec.h) these are the chunks: chunk r is what rank r gives or gets, N of them; for all_to_all
+//            chunk i*N + j is what rank i gives to rank j, N*N of them. Elsewhere a plan cuts as it likes
 //            (core/partition.h). Chunks may differ in size, and be empty.
 //   buffer   input and output are the caller's; they may be the same memory (but for all_to_all), and a plan
 //            must be right either way. A scratch buffer is a slot that holds one chunk at a time, of any
@@ -112,6 +112,13 @@ Step store_to(std::vector<int> peers, int chunk, Buffer src, Buffer dst);
 Step as_final(Step step);
 Step published(Step step);
 
+// Whether rank `spec.rank` has that chunk of that buffer, as the table above says. Both ends of a send have
+// both buffers.
+bool has_chunk(const Spec& spec, Buffer buffer, int chunk);
+
+// In how many chunks the plans of a collective that has parts cut the vector.
+int chunks_of_parts(Collective collective, int size);
+
 // For error messages and for people: one line per step.
 std::string to_text(Buffer buffer);
 std::string to_text(const Step& step);
@@ -131,7 +138,7 @@ struct Algorithm {
   // Serves parts of sizes that the caller chose. In all_to_all a rank knows those of its own input and output
   // only; elsewhere every rank knows all.
   bool uneven = true;
-  bool mapped = false;       // needs peers whose memory is addressable
+  bool mapped = false;  // needs peers whose memory is addressable
 };
 
 // The algorithm of that short name ("ring"), or InvalidArgument listing those that serve the collective.

@@ -9,23 +9,40 @@ constexpr std::int64_t kLatencyBytes = 16 << 10;
 // direct sums in f32 and rounds once, at the ring's bytes; beyond this many peers its messages get too small.
 constexpr int kDirectRanks = 16;
 
+// One vector per rank lands at the root of a direct reduce, which is for short ones.
+std::string select_reduce(const Choice& choice, bool small) {
+  if (choice.mapped && !choice.rounds) return "mapped";
+  if (choice.rounds && choice.size <= kDirectRanks) return small ? "direct" : "scatter_gather";
+  return small ? "binomial" : "ring";
+}
+
 }  // namespace
 
 std::string select_algorithm(const Choice& choice) {
-  const bool small = choice.bytes <= kLatencyBytes;
+  const bool small = choice.bytes <= kLatencyBytes, few = choice.size <= kDirectRanks;
   switch (choice.collective) {
     case Collective::all_reduce:
       if (choice.mapped && !choice.rounds) return "mapped";
-      if (choice.rounds && choice.size <= kDirectRanks) return "direct";
+      if (choice.rounds && few) return "direct";
       return small ? "recursive_doubling" : "ring";
     case Collective::reduce_scatter:
       if (choice.mapped && !choice.rounds) return "mapped";
-      return (choice.rounds || small) && choice.size <= kDirectRanks ? "direct" : "ring";
+      return (choice.rounds || small) && few ? "direct" : "ring";
     case Collective::all_gather:
       if (choice.mapped) return "mapped";
-      return small && choice.size <= kDirectRanks ? "direct" : "ring";
+      if (!small) return "ring";
+      return few ? "direct" : "bruck";
     case Collective::broadcast:
       return choice.mapped ? "mapped" : "binomial";
+    case Collective::reduce:
+      return select_reduce(choice, small);
+    case Collective::gather:
+    case Collective::scatter:
+      if (choice.mapped) return "mapped";
+      return small && !few ? "binomial" : "direct";
+    case Collective::all_to_all:
+      if (choice.mapped) return "mapped";
+      return small && !few && !choice.uneven ? "bruck" : "direct";
     case Collective::barrier:
       return "dissemination";
     case Collective::send:

@@ -205,23 +205,6 @@ class Result {
   std::unordered_map<int, std::pair<int, const Value*>> first_;  // by chunk: the first rank that has it
 };
 
-// Who gives data to a collective, and who gets which.
-struct Task {
-  Task(Collective which, int root, const std::vector<Plan>& plans);
-
-  bool gives(int rank, int chunk) const {
-    return (source == kAll || rank == source) && (collective != Collective::all_gather || chunk == rank);
-  }
-  bool gets(int rank, int chunk) const {
-    return (sink == kAll || rank == sink) && (collective != Collective::reduce_scatter || chunk == rank);
-  }
-  // The rank whose data the result is; kAll for the sum of all.
-  int origin(int chunk) const { return collective == Collective::all_gather ? chunk : source; }
-
-  const Collective collective;
-  int source = kAll, sink = kAll;  // the only rank that gives, the only one that gets
-};
-
 // The one rank besides `root` that has steps.
 int other_end(int root, const std::vector<Plan>& plans) {
   int found = -1;
@@ -234,19 +217,46 @@ int other_end(int root, const std::vector<Plan>& plans) {
   return found;
 }
 
-Task::Task(Collective which, int root, const std::vector<Plan>& plans) : collective(which) {
-  if (which == Collective::send) sink = root;
-  if (which == Collective::send) source = other_end(root, plans);
-  if (which == Collective::recv) sink = other_end(root, plans);
-  if (which == Collective::recv || which == Collective::broadcast) source = root;
-}
+// Who gives data to a collective, and who gets which.
+class Task {
+ public:
+  Task(Collective collective, int root, const std::vector<Plan>& plans)
+      : collective_(collective), size_(static_cast<int>(plans.size())), root_(root) {
+    if (is_pair()) other_ = other_end(root, plans);
+  }
+
+  bool gives(int rank, int chunk) const {
+    if (is_pair()) return rank == (collective_ == Collective::send ? other_ : root_);
+    if (collective_ == Collective::broadcast) return rank == root_;
+    return has_chunk({collective_, rank, size_, root_}, kInput, chunk);
+  }
+  bool gets(int rank, int chunk) const {
+    if (is_pair()) return rank == (collective_ == Collective::send ? root_ : other_);
+    return has_chunk({collective_, rank, size_, root_}, kOutput, chunk);
+  }
+  // The rank whose data the result is; kAll for the sum of all.
+  int origin(int chunk) const {
+    if (reduces(collective_)) return kAll;
+    if (collective_ == Collective::send) return other_;
+    if (collective_ == Collective::all_to_all) return chunk / size_;
+    return collective_ == Collective::all_gather || collective_ == Collective::gather ? chunk : root_;
+  }
+
+ private:
+  bool is_pair() const { return collective_ == Collective::send || collective_ == Collective::recv; }
+
+  const Collective collective_;
+  const int size_, root_;
+  int other_ = kAll;  // of a pair, who is not the root
+};
 
 // Runs the values of a collective that moves any, and compares the results.
-void check_values(const Task& task, const std::vector<Plan>& plans, const Schedule& schedule,
+void check_values(Collective collective, int root, const std::vector<Plan>& plans, const Schedule& schedule,
                   const VerifyOptions& options) {
   const int size = static_cast<int>(plans.size()), chunks = plans[0].chunks;
-  Run run(task.collective, size, chunks, options.in_place);
-  Result result(task.collective, run, options.lossy_codecs);
+  const Task task(collective, root, plans);
+  Run run(collective, size, chunks, options.in_place);
+  Result result(collective, run, options.lossy_codecs);
   for (int rank = 0; rank < size; ++rank)
     for (int chunk = 0; chunk < chunks; ++chunk)
       if (task.gives(rank, chunk)) run.provide(rank, chunk);
@@ -284,13 +294,14 @@ std::string verify(Collective collective, int root, const std::vector<Plan>& pla
   PYCOMM_CHECK(root >= 0 && root < size, "root ", root, " of ", size, " plans");
   VerifyOptions actual = options;
   if (collective == Collective::broadcast) actual.in_place = true;
-  check_steps(collective, plans);
+  if (collective == Collective::all_to_all) actual.in_place = false;
+  check_steps(collective, root, plans);
   const Schedule order = schedule(plans, actual.in_place);
   check_races(plans, order, actual.in_place);
   if (collective == Collective::barrier) {
     check_knowledge(size, order);
   } else {
-    check_values(Task(collective, root, plans), plans, order, actual);
+    check_values(collective, root, plans, order, actual);
   }
   if (actual.volume >= 0) check_volume(collective, plans, actual.volume);
   return "";
@@ -303,13 +314,14 @@ std::string verify(const Algorithm& algorithm, int size) {
                " does not support ", size, " ranks");
   const Collective collective = collective_of(algorithm);
   const bool rooted =
-      collective == Collective::broadcast || collective == Collective::send || collective == Collective::recv;
+      has_root(collective) || collective == Collective::send || collective == Collective::recv;
   const int cases = rooted ? std::min(size, 8) : 1;
   for (int i = 0; i < cases; ++i) {
     const int root = i * size / cases;
     const int other = size == 1 ? root : (root + 1 + i % (size - 1)) % size;
     const std::vector<Plan> plans = plans_of(algorithm, size, root, other);
     for (bool in_place : {false, true}) {
+      if (in_place ? collective == Collective::all_to_all : collective == Collective::broadcast) continue;
       const std::string flaw = verify(
           collective, root, plans,
           {.in_place = in_place, .lossy_codecs = algorithm.lossy_codecs, .volume = algorithm.volume(size)});

@@ -26,7 +26,7 @@
 namespace pycomm {
 
 struct VerifyOptions {
-  bool in_place = false;     // input and output are the same memory (always so for broadcast)
+  bool in_place = false;  // input and output are the same memory (always for broadcast, never for all_to_all)
   bool lossy_codecs = true;  // the ranks must end with equal bits under a lossy codec too
   double volume = -1.0;      // expected volume as in Algorithm::volume; negative: not checked
 };
@@ -37,9 +37,9 @@ struct VerifyOptions {
 std::string verify(Collective collective, int root, const std::vector<Plan>& plans,
                    const VerifyOptions& options);
 
-// Builds every rank's plan and verifies them in place and out of place, against the algorithm's own volume
-// and codec flag, for up to 8 roots (pairs, for send and recv) spread over the ranks. A size that the
-// algorithm does not support throws InvalidArgument.
+// Builds every rank's plan and verifies them in place and out of place, where both can be, against the
+// algorithm's own volume and codec flag, for up to 8 roots (pairs, for send and recv) spread over the ranks.
+// A size that the algorithm does not support throws InvalidArgument.
 std::string verify(const Algorithm& algorithm, int size);
 
 }  // namespace pycomm

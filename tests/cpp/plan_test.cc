@@ -53,8 +53,12 @@ TEST(a_plan_reads_stage_by_stage) {
 TEST(every_algorithm_that_we_ship_is_linked) {
   CHECK_EQ(names_for(Collective::all_reduce), "direct halving_doubling mapped recursive_doubling ring ");
   CHECK_EQ(names_for(Collective::reduce_scatter), "direct mapped ring ");
-  CHECK_EQ(names_for(Collective::all_gather), "direct mapped ring ");
+  CHECK_EQ(names_for(Collective::all_gather), "bruck direct mapped ring ");
   CHECK_EQ(names_for(Collective::broadcast), "binomial direct mapped ");
+  CHECK_EQ(names_for(Collective::reduce), "binomial direct mapped ring scatter_gather ");
+  CHECK_EQ(names_for(Collective::gather), "binomial direct mapped ");
+  CHECK_EQ(names_for(Collective::scatter), "binomial direct mapped ");
+  CHECK_EQ(names_for(Collective::all_to_all), "bruck direct mapped ");
   CHECK_EQ(names_for(Collective::barrier), "dissemination ");
   CHECK_EQ(names_for(Collective::send), "direct ");
   CHECK_EQ(names_for(Collective::recv), "direct ");
@@ -71,7 +75,7 @@ TEST(every_algorithm_is_found_by_its_short_name) {
 
 TEST(an_unknown_algorithm_is_refused_with_those_that_there_are) {
   CHECK_THROWS(algorithm_named(Collective::all_gather, "halving_doubling"), InvalidArgument,
-               "no algorithm 'halving_doubling' for all_gather; there are: direct, mapped, ring");
+               "no algorithm 'halving_doubling' for all_gather; there are: bruck, direct, mapped, ring");
   CHECK_THROWS(algorithm_named(Collective::barrier, ""), InvalidArgument, "there are: dissemination");
 }
 
@@ -80,11 +84,19 @@ TEST(a_name_without_its_collective_is_an_internal_error) {
                "is not named 'collective:name'");
 }
 
-TEST(scattered_and_gathered_vectors_have_a_chunk_per_rank) {
-  for (const Collective collective : {Collective::reduce_scatter, Collective::all_gather})
-    for (const Algorithm* algorithm : algorithms_for(collective))
-      for (int size = 1; size <= 9; ++size)
-        CHECK_EQ(algorithm->plan({collective, size / 2, size, 0}).chunks, size, "in ", algorithm->name);
+TEST(vectors_with_parts_have_them_for_chunks) {
+  for (const Algorithm* algorithm : all_algorithms())
+    for (int size = 1; size <= 9; ++size) {
+      const Collective collective = collective_of(*algorithm);
+      if (!has_parts(collective)) continue;
+      const int parts = collective == Collective::all_to_all ? size * size : size;
+      CHECK_EQ(algorithm->plan({collective, size / 2, size, size - 1}).chunks, parts, "in ", algorithm->name);
+    }
+}
+
+TEST(only_bruck_needs_even_parts) {
+  for (const Algorithm* algorithm : all_algorithms())
+    CHECK_EQ(algorithm->uneven, algorithm->name != "all_to_all:bruck", "in ", algorithm->name);
 }
 
 TEST(whole_vectors_travel_as_one_chunk) {
@@ -100,6 +112,11 @@ TEST(stages_grow_as_each_algorithm_promises) {
   // One to take the contribution, two for each of log2 N rounds.
   CHECK_EQ(plan_for(Collective::all_reduce, "recursive_doubling", 3, 8).stages.size(), 7u);
   CHECK_EQ(plan_for(Collective::all_reduce, "direct", 3, 8).stages.size(), 3u);
+  // One to copy the own part, ceil(log2 N) rounds.
+  CHECK_EQ(plan_for(Collective::all_gather, "bruck", 3, 9).stages.size(), 5u);
+  CHECK_EQ(plan_for(Collective::all_to_all, "bruck", 3, 8).stages.size(), 4u);
+  CHECK_EQ(plan_for(Collective::all_to_all, "direct", 3, 8).stages.size(), 1u);
+  CHECK_EQ(plan_for(Collective::reduce, "ring", 3, 8).stages.size(), 8u);  // N-1, and the way to the root
 }
 
 TEST(after_the_ring_reduce_scatter_every_rank_owns_its_own_chunk) {
@@ -130,13 +147,75 @@ TEST(a_group_of_one_copies_its_data_or_does_nothing) {
     std::string steps;
     for (const Stage& stage : algorithm->plan({collective, 0, 1, 0}).stages)
       for (const Step& step : stage.steps) steps += text(name_of(step.op), step.final ? " final" : "", " ");
-    const bool copies = reduces(collective) || collective == Collective::all_gather;
+    const bool copies = reduces(collective) || has_parts(collective);
     CHECK_EQ(steps.empty(), !copies, "in ", algorithm->name);
     if (reduces(collective)) CHECK(steps == "copy final " || steps == "reduce final ");
   }
 }
 
-TEST(halving_doubling_serves_powers_of_two) {
-  const Algorithm& algorithm = algorithm_named(Collective::all_reduce, "halving_doubling");
-  for (int size = 1; size <= 64; ++size) CHECK_EQ(algorithm.supports(size), (size & (size - 1)) == 0);
+TEST(halving_doubling_gives_ranks_left_over_two_stages) {
+  const auto stages = [](int rank, int size) {
+    return plan_for(Collective::all_reduce, "halving_doubling", rank, size).stages.size();
+  };
+  CHECK_EQ(stages(1, 5), 2u);  // 0 takes part for 1, in 2 log2 4 rounds and two more
+  CHECK_EQ(stages(0, 5), 6u);
+  CHECK_EQ(stages(4, 5), 4u);
+}
+
+TEST(a_binomial_reduce_adds_neighbours_first_and_passes_the_sum_on) {
+  CHECK_EQ(to_text(plan_for(Collective::reduce, "binomial", 3, 6, 1)),  // 2 from the root
+           "chunks 1\n"
+           "stage 0\n"
+           "  recv_reduce chunk 0 of input and from 4 into scratch[0]\n"
+           "stage 1\n"
+           "  send chunk 0 of scratch[0] to 1\n");
+  CHECK_EQ(to_text(plan_for(Collective::reduce, "binomial", 1, 6, 1)),
+           "chunks 1\n"
+           "stage 0\n"
+           "  recv_reduce chunk 0 of input and from 2 into output\n"
+           "  recv_reduce chunk 0 of output and from 3 into output\n"
+           "  recv_reduce chunk 0 of output and from 5 into output, final\n");
+}
+
+TEST(bruck_moves_a_block_by_the_binary_digits_of_its_way) {
+  CHECK_EQ(to_text(plan_for(Collective::all_to_all, "bruck", 0, 4)),
+           "chunks 16\n"
+           "stage 0\n"
+           "  copy chunk 0 of input into output\n"
+           "stage 1\n"
+           "  send chunk 1 of input to 1\n"
+           "  recv chunk 12 from 3 into output\n"
+           "  send chunk 3 of input to 1\n"
+           "  recv chunk 14 from 3 into scratch[7]\n"
+           "stage 2\n"
+           "  send chunk 2 of input to 2\n"
+           "  recv chunk 8 from 2 into output\n"
+           "  send chunk 14 of scratch[7] to 2\n"
+           "  recv chunk 4 from 2 into output\n");
+}
+
+TEST(every_place_of_the_table_is_where_it_says) {
+  const auto places = [](Collective collective, Buffer buffer, int rank) {
+    std::string chunks;
+    for (int chunk = 0; chunk < chunks_of_parts(collective, 3); ++chunk)
+      if (has_chunk({collective, rank, 3, 1}, buffer, chunk)) chunks += text(chunk, " ");
+    return chunks;
+  };
+  const auto expect = [&](Collective collective, int rank, const std::string& in, const std::string& out) {
+    CHECK_EQ(places(collective, kInput, rank), in, name_of(collective), " rank ", rank);
+    CHECK_EQ(places(collective, kOutput, rank), out, name_of(collective), " rank ", rank);
+  };
+  expect(Collective::all_reduce, 2, "0 1 2 ", "0 1 2 ");
+  expect(Collective::reduce_scatter, 2, "0 1 2 ", "2 ");
+  expect(Collective::all_gather, 2, "2 ", "0 1 2 ");
+  expect(Collective::broadcast, 2, "", "0 1 2 ");
+  expect(Collective::reduce, 1, "0 1 2 ", "0 1 2 ");
+  expect(Collective::reduce, 2, "0 1 2 ", "");
+  expect(Collective::gather, 1, "1 ", "0 1 2 ");
+  expect(Collective::gather, 2, "2 ", "");
+  expect(Collective::scatter, 1, "0 1 2 ", "1 ");
+  expect(Collective::scatter, 2, "", "2 ");
+  expect(Collective::all_to_all, 2, "6 7 8 ", "2 5 8 ");
+  expect(Collective::barrier, 2, "", "");
+  CHECK(has_chunk({Collective::barrier, 2, 3, 1}, scratch(5), 0));
 }

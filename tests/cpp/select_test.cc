@@ -1,0 +1,76 @@
+// Which algorithm serves a call that names none.
+#include "plan/select.h"
+
+#include "check.h"
+#include "plan/plan.h"
+
+using namespace pycomm;
+
+namespace {
+
+constexpr std::int64_t kShort = 1 << 10, kLong = 64 << 20;
+
+// A choice for each combination of what may matter.
+template <class Visit>
+void for_every_choice(Visit visit) {
+  for (int collective = 0; collective < kCollectiveCount; ++collective)
+    for (int size : {1, 2, 3, 16, 17, 100})
+      for (std::int64_t bytes : {std::int64_t{0}, kShort, kLong})
+        for (bool rounds : {false, true})
+          for (bool mapped : {false, true})
+            for (bool uneven : {false, true})
+              visit(Choice{static_cast<Collective>(collective), size, bytes, rounds, mapped, uneven});
+}
+
+const Algorithm& chosen(const Choice& choice) {
+  return algorithm_named(choice.collective, select_algorithm(choice));
+}
+
+}  // namespace
+
+TEST(what_is_chosen_serves_the_call) {
+  for_every_choice([](const Choice& choice) {
+    const Algorithm& algorithm = chosen(choice);
+    const bool pair = choice.collective == Collective::send || choice.collective == Collective::recv;
+    CHECK(algorithm.uneven || !choice.uneven);
+    CHECK(choice.mapped || !algorithm.mapped);
+    CHECK(!algorithm.supports || algorithm.supports(choice.size) || (pair && choice.size == 1));
+  });
+}
+
+TEST(every_size_of_what_reduces_is_rounded_once_for_up_to_16_ranks) {
+  for_every_choice([](const Choice& choice) {
+    if (!reduces(choice.collective) || !choice.rounds || choice.size > 16) return;
+    const std::string name = select_algorithm(choice);
+    CHECK(name == "direct" || (choice.collective == Collective::reduce && name == "scatter_gather"));
+  });
+}
+
+TEST(peers_whose_memory_is_addressable_are_reached_there) {
+  for_every_choice([](const Choice& choice) {
+    const bool pair = choice.collective == Collective::send || choice.collective == Collective::recv;
+    if (!choice.mapped || pair || choice.collective == Collective::barrier) return;
+    if (reduces(choice.collective) && choice.rounds) return;
+    CHECK_EQ(select_algorithm(choice), "mapped");
+  });
+}
+
+TEST(short_vectors_of_many_ranks_take_few_rounds_and_long_ones_few_bytes) {
+  const auto name = [](Collective collective, std::int64_t bytes, int size = 64, bool uneven = false) {
+    return select_algorithm({collective, size, bytes, false, false, uneven});
+  };
+  CHECK_EQ(name(Collective::all_reduce, kShort), "recursive_doubling");
+  CHECK_EQ(name(Collective::all_reduce, kLong), "ring");
+  CHECK_EQ(name(Collective::reduce, kShort), "binomial");
+  CHECK_EQ(name(Collective::reduce, kLong), "ring");
+  CHECK_EQ(name(Collective::all_gather, kShort), "bruck");
+  CHECK_EQ(name(Collective::all_gather, kLong), "ring");
+  for (Collective collective : {Collective::gather, Collective::scatter}) {
+    CHECK_EQ(name(collective, kShort), "binomial");
+    CHECK_EQ(name(collective, kLong), "direct");
+    CHECK_EQ(name(collective, kShort, 8), "direct");
+  }
+  CHECK_EQ(name(Collective::all_to_all, kShort), "bruck");
+  CHECK_EQ(name(Collective::all_to_all, kShort, 64, true), "direct");
+  CHECK_EQ(name(Collective::all_to_all, kLong), "direct");
+}
