@@ -143,6 +143,7 @@ const Register<Algorithm> kAllToAll({.name = "all_to_all:mapped",
                                      .plan = all_to_all,
                                      .volume = own_blocks,
                                      .lossy_codecs = false,
+                                     .uneven = false,  // where a block begins there, only its rank knows
                                      .mapped = true});
 
 }  // namespace

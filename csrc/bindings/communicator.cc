@@ -25,8 +25,8 @@ bool writes_input(const Call& call, int rank) {
          call.collective == Collective::recv || (call.collective == Collective::reduce && rank == call.root);
 }
 
-// Takes what the rank gives and gets. A root collective has ranks that give or get nothing: they pass None, and
-// the empty side has the dtype of the other.
+// Takes what the rank gives and gets. A root collective has ranks that give or get nothing: they pass None,
+// and the empty side has the dtype of the other.
 void take_arrays(Call& call, Held& held, const py::object& x, const py::object& out, int rank) {
   if (call.collective == Collective::barrier) return;
   const bool may_give_nothing = call.collective == Collective::scatter && rank != call.root;

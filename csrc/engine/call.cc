@@ -121,7 +121,8 @@ CheckedCall check_call(const Call& call, int rank, int size) {
   PYCOMM_CHECK(call.input.dtype == call.output.dtype, name_of(call.collective), ": input is ",
                name_of(call.input.dtype), " and out is ", name_of(call.output.dtype),
                "; expected the same dtype");
-  const Layout layout = checked.layout(call, spec_of(call, rank, size), has_parts(call.collective) ? size : 1);
+  const Layout layout =
+      checked.layout(call, spec_of(call, rank, size), has_parts(call.collective) ? size : 1);
   check_counts(call, layout, rank, size);
   checked.in_place = checked_in_place(call, layout, rank);
   // All ranks must say the same count, and of an all_to_all with chosen parts none knows the whole.

@@ -39,8 +39,9 @@ constexpr bool is_pair(Collective collective) {
 // What a call amounts to on one rank.
 struct CheckedCall {
   const Codec& codec;
-  std::int64_t count;  // elements of the whole vector; of all_to_all, what each rank gives in equal parts, or 0
-  bool in_place;       // input and output are the same memory
+  std::int64_t
+      count;      // elements of the whole vector; of all_to_all, what each rank gives in equal parts, or 0
+  bool in_place;  // input and output are the same memory
 
   Layout layout(const Call& call, const Spec& spec, int chunks) const;
 };

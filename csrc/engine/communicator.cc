@@ -61,17 +61,16 @@ const Algorithm& Communicator::choose(const Call& call, const CheckedCall& check
                       is_half(dtype) || !checked.codec.lossless,
                       mapped_,
                       !call.counts.empty()};
-  const Algorithm& algorithm = algorithm_named(
-      call.collective, call.algorithm.empty() ? select_algorithm(choice) : call.algorithm);
+  const Algorithm& algorithm =
+      algorithm_named(call.collective, call.algorithm.empty() ? select_algorithm(choice) : call.algorithm);
   if (serves(algorithm, choice, checked.codec)) return algorithm;
   std::string fitting;
   for (const Algorithm* other : algorithms_for(call.collective))
     if (serves(*other, choice, checked.codec)) fitting += (fitting.empty() ? "" : ", ") + short_name(*other);
-  throw InvalidArgument(text(name_of(call.collective), " by ", short_name(algorithm), " cannot be done on ",
-                             size(), " ranks with codec ", checked.codec.name,
-                             choice.uneven ? " in parts of chosen sizes" : "",
-                             mapped_ ? "" : " on peers whose memory is not addressable",
-                             "; these can: ", fitting));
+  throw InvalidArgument(
+      text(name_of(call.collective), " by ", short_name(algorithm), " cannot be done on ", size(),
+           " ranks with codec ", checked.codec.name, choice.uneven ? " in parts of chosen sizes" : "",
+           mapped_ ? "" : " on peers whose memory is not addressable", "; these can: ", fitting));
 }
 
 std::shared_ptr<const CompiledPlan> Communicator::plan_for(const Algorithm& algorithm, const Call& call,
@@ -122,7 +121,8 @@ std::shared_ptr<Work> Communicator::submit(Call call) {
 
   const std::lock_guard lock(mutex_);
   operation.plan = plan_for(algorithm, call, checked.in_place);
-  operation.layout = checked.layout(call, {call.collective, rank(), size(), call.root}, operation.plan->chunks);
+  operation.layout =
+      checked.layout(call, {call.collective, rank(), size(), call.root}, operation.plan->chunks);
   header.sequence = pair ? pair_sequence_[{call.root, call.collective == Collective::send}]++ : sequence_++;
   if (!pair) {
     header.history = history_;

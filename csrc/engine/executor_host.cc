@@ -32,8 +32,7 @@ HostExecutor::HostExecutor(Operation operation, Router& router, Staging& staging
     if (step.op == Op::meet) {
       progress_[i].parts_left = 2 * static_cast<int>(step.peers.size());
     } else {
-      progress_[i].segments =
-          std::max<std::int64_t>(1, (layout_.count(step.chunk) + segment - 1) / segment);
+      progress_[i].segments = std::max<std::int64_t>(1, (layout_.count(step.chunk) + segment - 1) / segment);
     }
   }
   unfinished_ = plan_.steps.size();
@@ -45,8 +44,7 @@ HostExecutor::HostExecutor(Operation operation, Router& router, Staging& staging
       const int world_peer = world_ranks_[channel.peer];
       Transport& transport = router_.to(world_peer);
       const auto window = static_cast<std::size_t>(router_.pacing(world_peer).window);
-      lanes_.push_back(
-          Lane{&channel, &transport, world_peer, header_for(channel), window, 0, 0, false, {}});
+      lanes_.push_back(Lane{&channel, &transport, world_peer, header_for(channel), window, 0, 0, false, {}});
     }
   }
   if (plan_.scratch_slots > 0)
@@ -63,13 +61,17 @@ HostExecutor::HostExecutor(Operation operation, Router& router, Staging& staging
   }
 }
 
-// With parts of chosen sizes each channel's header holds those that travel along it.
+// With parts of chosen sizes each channel's header holds those that travel along it; where peers meet, all.
 Header HostExecutor::header_for(const Channel& channel) const {
   Header header = operation_.header;
   if (!layout_.is_chosen()) return header;
   std::vector<std::int64_t> counts;
-  for (const int index : channel.steps)
-    if (plan_.steps[index].step.op != Op::meet) counts.push_back(layout_.count(plan_.steps[index].step.chunk));
+  for (const int index : channel.steps) {
+    const Step& step = plan_.steps[index].step;
+    const bool meets = step.op == Op::meet;
+    for (int chunk = meets ? 0 : step.chunk; chunk < (meets ? layout_.chunks() : step.chunk + 1); ++chunk)
+      counts.push_back(layout_.count(chunk));
+  }
   header.describe_parts(counts);
   return header;
 }
@@ -224,8 +226,7 @@ void HostExecutor::land(Lane& lane, Flight& flight, std::size_t bytes) {
                                sizeof(Header), " bytes was expected: its pycomm differs from this one"));
     std::memcpy(&theirs, flight.block.data(), sizeof(Header));
     if (!(theirs == lane.header))
-      throw MismatchError(
-          describe_mismatch(lane.channel->peer, theirs, operation_.group->rank, lane.header));
+      throw MismatchError(describe_mismatch(lane.channel->peer, theirs, operation_.group->rank, lane.header));
     lane.opened = true;
     const int step = lane.channel->steps[0];
     const auto expected = static_cast<std::size_t>(payload_bytes(step, 0));

@@ -30,10 +30,11 @@ std::uint32_t fnv1a(std::uint32_t digest, const void* data, std::size_t bytes) {
 std::string describe(const Header& header) {
   if (header.version != kWireVersion) return text("a message of wire version ", int{header.version});
   return text(name_at(kCollectiveNames, header.collective), "(", name_at(kDTypeNames, header.dtype), " x ",
-              header.count, header.parts == 0 ? "" : " in parts of chosen sizes", ", op ", name_at(kReduceOpNames, header.op), ", codec ",
-              registered_name<Codec>(header.codec), ", algorithm ",
-              registered_name<Algorithm>(header.algorithm), ", root ", header.root, ", scale ", header.scale,
-              "), operation ", header.sequence, " of communicator ", header.context);
+              header.count, header.parts == 0 ? "" : " in parts of chosen sizes", ", op ",
+              name_at(kReduceOpNames, header.op), ", codec ", registered_name<Codec>(header.codec),
+              ", algorithm ", registered_name<Algorithm>(header.algorithm), ", root ", header.root,
+              ", scale ", header.scale, "), operation ", header.sequence, " of communicator ",
+              header.context);
 }
 
 std::uint32_t Header::next_history() const {

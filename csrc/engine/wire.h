@@ -28,7 +28,8 @@ struct Header {
   std::uint16_t root = 0;
   std::uint8_t codec = 0;      // index in the registry
   std::uint8_t algorithm = 0;  // index in the registry
-  std::uint64_t count = 0;     // elements of the whole vector; with chosen parts, of all that this channel carries
+  std::uint64_t count =
+      0;  // elements of the whole vector; with chosen parts, of all that this channel carries
   float scale = 1.0f;
   std::uint32_t history = 0;  // digest of the communicator's earlier collectives
   std::uint32_t parts = 0;    // digest of the sizes of the parts that this channel carries; 0: equal parts

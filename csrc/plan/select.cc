@@ -41,7 +41,7 @@ std::string select_algorithm(const Choice& choice) {
       if (choice.mapped) return "mapped";
       return small && !few ? "binomial" : "direct";
     case Collective::all_to_all:
-      if (choice.mapped) return "mapped";
+      if (choice.mapped && !choice.uneven) return "mapped";
       return small && !few && !choice.uneven ? "bruck" : "direct";
     case Collective::barrier:
       return "dissemination";

@@ -17,7 +17,8 @@ using Exchange = std::function<std::vector<std::string>(const std::string& bytes
 class Router {
  public:
   // Collective. Opens the named transports (empty: all that work here), publishes addresses, finds a
-  // transport for every pair. Throws TransportError naming the pairs that nothing reaches, and why each transport is missing.
+  // transport for every pair. Throws TransportError naming the pairs that nothing reaches, and why each
+  // transport is missing.
   static std::unique_ptr<Router> connect(const Environment& environment, const Exchange& exchange,
                                          const std::vector<std::string>& allowed);
 
@@ -46,7 +47,7 @@ class Router {
   };
   int rank_ = 0;
   std::vector<Open> transports_;
-  std::vector<int> route_;  // by peer; our own entry is unused
+  std::vector<int> route_;                    // by peer; our own entry is unused
   std::vector<std::atomic<bool>> connected_;  // by peer; written by the driver, read by anyone: only a fact
   std::int64_t segment_bytes_ = 0;
   int window_ = 0;

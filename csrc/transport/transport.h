@@ -65,8 +65,8 @@ class Transport {
   virtual ~Transport() = default;
 
   virtual std::string address() const = 0;  // published to every rank once, opaque
-  // Whether this rank reaches `peer` (never asked of itself). False: the router tries the next transport. Both
-  // ends must say yes. Asked of every peer during init, so it opens nothing.
+  // Whether this rank reaches `peer` (never asked of itself). False: the router tries the next transport.
+  // Both ends must say yes. Asked of every peer during init, so it opens nothing.
   virtual bool reaches(int peer, const std::string& address) = 0;
   // Before the first message to or from that peer; what it costs is paid by those who talk to each other.
   virtual void connect(int /*peer*/) {}
