@@ -2,6 +2,8 @@
 #include "check.h"
 #include "fuzz.h"
 #include "plan/text.h"
+#include "plan/verify.h"
+#include "plans.h"
 
 using namespace pycomm;
 
@@ -138,4 +140,26 @@ TEST(spoiled_plan_texts_are_refused_or_read_to_the_letter) {
   });
   CHECK(accepted > 500);
   CHECK(refused > 500);
+}
+
+TEST(verify_judges_whatever_can_be_read) {
+  const auto algorithms = Registry<Algorithm>::instance().all();
+  int right = 0, wrong = 0;
+  fuzz::for_a_while(3, 5000, [&](fuzz::Random& random) {
+    const Algorithm& algorithm = *algorithms[fuzz::below(random, algorithms.size())];
+    const Collective collective = collective_of(algorithm);
+    const int size = 2 + static_cast<int>(fuzz::below(random, 4));
+    Plans plans = plans_of(collective, short_name(algorithm), size);
+    Plan& victim = plans[fuzz::below(random, plans.size())];
+    try {
+      victim = plan_from_text(fuzz::spoiled(random, to_text(victim), {to_text(plans[0]), kEveryStep}));
+    } catch (const InvalidArgument&) {
+      return;
+    }
+    const std::string flaw = verify(collective, 0, plans, {});
+    CHECK(flaw.empty() || flaw.find("rank") != std::string::npos);
+    ++(flaw.empty() ? right : wrong);
+  });
+  CHECK(right > 10);
+  CHECK(wrong > 100);
 }
