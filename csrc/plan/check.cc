@@ -5,6 +5,8 @@
 #include <map>
 #include <utility>
 
+#include "plan/text.h"
+
 namespace pycomm {
 namespace {
 

@@ -78,62 +78,6 @@ int chunks_of_parts(Collective collective, int size) {
   return collective == Collective::all_to_all ? size * size : size;
 }
 
-std::string to_text(Buffer buffer) {
-  if (buffer == kInput) return "input";
-  if (buffer == kOutput) return "output";
-  return text("scratch[", buffer.id - 2, "]");
-}
-
-namespace {
-
-template <class Items, class Show>
-std::string joined(const Items& items, Show show) {
-  std::string out;
-  for (const auto& item : items) out += (out.empty() ? "" : ", ") + show(item);
-  return out;
-}
-
-std::string without_marks(const Step& step) {
-  const std::string peers = joined(step.peers, [](int peer) { return std::to_string(peer); });
-  const std::string sources = joined(step.sources, [](Buffer source) { return to_text(source); });
-  const std::string head = text(name_of(step.op), " chunk ", step.chunk);
-  const std::string src = to_text(step.src), dst = to_text(step.dst);
-  switch (step.op) {
-    case Op::send:
-      return text(head, " of ", src, " to ", peers);
-    case Op::recv:
-      return text(head, " from ", peers, " into ", dst);
-    case Op::recv_reduce:
-      return text(head, " of ", src, " and from ", peers, " into ", dst);
-    case Op::copy:
-      return text(head, " of ", src, " into ", dst);
-    case Op::reduce:
-      return text(head, " of ", sources, " into ", dst);
-    case Op::meet:
-      return text("meet ", peers);
-    case Op::reduce_from:
-      return text(head, " of ", src, " of ", peers, " into ", dst);
-    case Op::store_to:
-      return text(head, " of ", src, " into ", dst, " of ", peers);
-  }
-  return head;
-}
-
-}  // namespace
-
-std::string to_text(const Step& step) {
-  return without_marks(step) + (step.final ? ", final" : "") + (step.publish ? ", published" : "");
-}
-
-std::string to_text(const Plan& plan) {
-  std::string out = text("chunks ", plan.chunks, "\n");
-  for (std::size_t stage = 0; stage < plan.stages.size(); ++stage) {
-    out += text("stage ", stage, "\n");
-    for (const Step& step : plan.stages[stage].steps) out += text("  ", to_text(step), "\n");
-  }
-  return out;
-}
-
 Collective collective_of(const Algorithm& algorithm) {
   const auto prefix = std::string_view(algorithm.name).substr(0, algorithm.name.find(':'));
   for (int i = 0; i < kCollectiveCount; ++i)
@@ -160,8 +104,9 @@ const Algorithm& algorithm_named(Collective collective, std::string_view name) {
     if (full.size() == prefix.size() + 1 + name.size() && full.starts_with(prefix) && full.ends_with(name))
       return *algorithm;
   }
-  const std::string known =
-      joined(algorithms_for(collective), [](const Algorithm* algorithm) { return short_name(*algorithm); });
+  std::string known;
+  for (const Algorithm* algorithm : algorithms_for(collective))
+    known += (known.empty() ? "" : ", ") + short_name(*algorithm);
   throw InvalidArgument(text("no algorithm '", name, "' for ", name_of(collective), "; there are: ", known));
 }
 

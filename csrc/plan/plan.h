@@ -87,16 +87,19 @@ struct Step {
   std::vector<Buffer> sources = {};  // of reduce
   bool final = false;
   bool publish = false;
+  bool operator==(const Step&) const = default;
 };
 
 struct Stage {
   std::vector<Step> steps;
+  bool operator==(const Stage&) const = default;
 };
 
 struct Plan {
   int chunks = 1;
   std::vector<Stage> stages = {};
 
+  bool operator==(const Plan&) const = default;
   Stage& add_stage() { return stages.emplace_back(); }
 };
 
@@ -118,11 +121,6 @@ bool has_chunk(const Spec& spec, Buffer buffer, int chunk);
 
 // In how many chunks the plans of a collective that has parts cut the vector.
 int chunks_of_parts(Collective collective, int size);
-
-// For error messages and for people: one line per step.
-std::string to_text(Buffer buffer);
-std::string to_text(const Step& step);
-std::string to_text(const Plan& plan);
 
 // An algorithm serves one collective; its name is unique within it, and `name` is "collective:name".
 struct Algorithm {

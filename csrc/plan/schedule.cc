@@ -5,6 +5,8 @@
 #include <unordered_map>
 #include <utility>
 
+#include "plan/text.h"
+
 namespace pycomm {
 
 std::vector<Access> accesses(const Step& step, const Places& places) {

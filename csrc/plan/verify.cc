@@ -8,6 +8,7 @@
 
 #include "plan/check.h"
 #include "plan/schedule.h"
+#include "plan/text.h"
 
 namespace pycomm {
 namespace {

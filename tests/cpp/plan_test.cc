@@ -3,6 +3,7 @@
 #include <set>
 
 #include "check.h"
+#include "plan/text.h"
 
 using namespace pycomm;
 

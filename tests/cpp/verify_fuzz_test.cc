@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "check.h"
+#include "plan/text.h"
 #include "plan/verify.h"
 #include "plan_simulation.h"
 

@@ -2,6 +2,7 @@
 #include "plan/verify.h"
 
 #include "check.h"
+#include "plan/text.h"
 #include "plans.h"
 
 using namespace pycomm;

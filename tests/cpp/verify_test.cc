@@ -41,14 +41,12 @@ TEST(every_plan_is_right_for_128_ranks) {
   check_every_plan(128);
 }
 
-// Those of O(log N) steps per rank, and those of N steps that only the root has.
+// Those whose ranks have O(N log N) steps altogether.
 TEST(plans_of_few_steps_are_right_for_1024_ranks) {
   for (std::string_view name : {"all_reduce:recursive_doubling", "broadcast:binomial", "broadcast:direct",
-                                "reduce:binomial", "barrier:dissemination"}) {
-    const Algorithm* algorithm = Registry<Algorithm>::instance().find(name);
-    CHECK(algorithm != nullptr);
-    CHECK_EQ(verify(*algorithm, 1024), "");
-  }
+                                "reduce:binomial", "reduce:direct", "gather:binomial", "gather:direct",
+                                "scatter:binomial", "scatter:direct", "barrier:dissemination"})
+    CHECK_EQ(verify(Registry<Algorithm>::instance().get(name, "algorithm"), 1024), "");
 }
 
 TEST(no_algorithm_escapes_the_sizes_that_are_verified) {
