@@ -50,6 +50,9 @@ class Engine:
     def closed(self) -> bool:
         ...
     @property
+    def connections(self) -> list[int]:
+        ...
+    @property
     def has_progress_thread(self) -> bool:
         ...
     @property
@@ -128,7 +131,7 @@ def algorithms() -> dict[str, dict[str, typing.Any]]:
     ...
 def available_isas() -> list[str]:
     ...
-def codecs() -> dict[str, str]:
+def codecs() -> dict[str, dict[str, typing.Any]]:
     ...
 def isa() -> str:
     """
@@ -146,6 +149,6 @@ def supports(algorithm: str, size: typing.SupportsInt | typing.SupportsIndex) ->
     """
     Whether an algorithm serves that many ranks.
     """
-def transports() -> dict[str, str]:
+def transports() -> dict[str, dict[str, typing.Any]]:
     ...
 __version__: str = '0.1.0'

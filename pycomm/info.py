@@ -14,8 +14,8 @@ def _print() -> None:
     print(f"             {ulfm}, {facts['mpi_thread_level'] or 'not started'}")
     print(f"kernels      {facts['isa']} (of {', '.join(facts['isas'])}; PYCOMM_ISA chooses)")
     for kind in ("transports", "codecs"):
-        for i, (name, summary) in enumerate(facts[kind].items()):
-            print(f"{kind if i == 0 else '':12} {name:22} {summary}")
+        for i, (name, row) in enumerate(facts[kind].items()):
+            print(f"{kind if i == 0 else '':12} {name:22} {row['summary']}")
     for i, (name, row) in enumerate(facts["algorithms"].items()):
         notes = "".join(
             [" (needs mapped peers)" * row["mapped"], " (no lossy codecs)" * (not row["lossy_codecs"])]

@@ -27,10 +27,29 @@ Facts mpi() {
   return out;
 }
 
-template <class T>
-std::map<std::string, std::string> summaries() {
-  std::map<std::string, std::string> out;
-  for (const T* entry : Registry<T>::instance().all()) out[entry->name] = entry->summary;
+py::typing::Dict<py::str, Facts> transports() {
+  py::typing::Dict<py::str, Facts> out;
+  for (const TransportEntry* entry : Registry<TransportEntry>::instance().all()) {
+    Facts row;
+    row["summary"] = entry->summary;
+    row["between"] = entry->between == Between::threads ? "threads" : "processes";
+    row["mapped"] = entry->mapped;
+    out[py::str(entry->name)] = row;
+  }
+  return out;
+}
+
+py::typing::Dict<py::str, Facts> codecs() {
+  py::typing::Dict<py::str, Facts> out;
+  for (const Codec* codec : Registry<Codec>::instance().all()) {
+    Facts row;
+    row["summary"] = codec->summary;
+    row["lossless"] = codec->lossless;
+    row["unit"] = codec->precision.unit;
+    row["smallest"] = codec->precision.smallest;
+    row["largest"] = codec->precision.largest;
+    out[py::str(codec->name)] = row;
+  }
   return out;
 }
 
@@ -61,8 +80,8 @@ void bind_info(py::module_& m) {
     for (const Kernels* table : available_kernels()) names.emplace_back(table->isa);
     return names;
   });
-  m.def("transports", &summaries<TransportEntry>);
-  m.def("codecs", &summaries<Codec>);
+  m.def("transports", &transports);
+  m.def("codecs", &codecs);
   m.def("algorithms", &algorithms);
   m.def(
       "supports",

@@ -11,11 +11,20 @@
 
 namespace pycomm {
 
+// What a value suffers on a lossy wire: it becomes the nearest number of that format. Bounds of a sum's error
+// follow from it (the conformance tests derive theirs).
+struct Precision {
+  double unit = 0;      // half the distance from 1 to the next number
+  double smallest = 0;  // positive number
+  double largest = 0;   // finite number
+};
+
 // Functions, not an object: a codec here has no state. All pointers are host memory; wires need no alignment.
 struct Codec {
   std::string name;
   std::string summary;
-  bool lossless = false;  // the wire holds the elements unchanged; the executor sends them in place
+  bool lossless = false;     // the wire holds the elements unchanged; the executor sends them in place
+  Precision precision = {};  // of a lossy one
 
   std::int64_t (*wire_bytes)(std::int64_t count, DType dtype) = nullptr;
   // wire = Q(src * scale)

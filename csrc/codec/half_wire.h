@@ -40,9 +40,10 @@ struct HalfWire {
 
   static std::string wire_name() { return wire_type == DType::f16 ? "fp16" : "bf16"; }
 
-  static Codec codec(std::string summary) {
+  static Codec codec(std::string summary, Precision precision) {
     return {.name = wire_name(),
             .summary = std::move(summary),
+            .precision = precision,
             .wire_bytes = wire_bytes,
             .encode = encode,
             .decode = decode,

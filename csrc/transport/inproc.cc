@@ -237,11 +237,14 @@ std::unique_ptr<Transport> create_mapped(const Environment& environment, std::st
 const Register<TransportEntry> kCopying({.name = "inproc",
                                          .summary = "ranks as threads of one process; messages are copied",
                                          .priority = 10,
+                                         .between = Between::threads,
                                          .create = create_copying});
 const Register<TransportEntry> kMapped(
     {.name = "inproc_mapped",
      .summary = "ranks as threads of one process; they see each other's memory",
      .priority = 20,
+     .between = Between::threads,
+     .mapped = true,
      .create = create_mapped});
 
 }  // namespace

@@ -89,10 +89,15 @@ class Transport {
   virtual PeerMemory* peer_memory() { return nullptr; }
 };
 
+// What ranks must be for a transport to reach them.
+enum class Between { threads, processes };
+
 struct TransportEntry {
   std::string name;
   std::string summary;
   int priority = 0;  // the router prefers higher
+  Between between = Between::processes;
+  bool mapped = false;  // it has a PeerMemory
   // Null when this transport cannot work here; then *why says why.
   std::unique_ptr<Transport> (*create)(const Environment& environment, std::string* why) = nullptr;
 };

@@ -23,15 +23,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pycomm
+
 FLOATS = ("f64", "f32", "f16", "bf16")
 INTEGERS = ("i64", "i32", "u8", "i8")
 DTYPES = FLOATS + INTEGERS
 ITEM_BYTES = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2, "i64": 8, "i32": 4, "u8": 1, "i8": 1}
 OPS = ("sum", "prod", "min", "max", "avg")
 
+_CODECS = pycomm.info()["codecs"]
+LOSSLESS = {name for name, row in _CODECS.items() if row["lossless"]}
 # Codecs that round, and half the distance from 1 to the next number that they can carry.
-LOSSY = {"fp16": 2.0**-11, "bf16": 2.0**-8}
-LOSSLESS = ("none",)
+LOSSY = {name: row["unit"] for name, row in _CODECS.items() if row["unit"]}
 
 # Collectives whose parts may have chosen sizes.
 PARTED = ("reduce_scatter", "all_gather", "gather", "scatter", "all_to_all")
@@ -82,7 +85,7 @@ class Registry:
 
     algorithms: Mapping[str, Mapping[str, Any]]  # by "collective:name"
     codecs: Iterable[str]
-    transports: Iterable[str]
+    transports: Mapping[str, Mapping[str, Any]]
     supports: Callable[[str, int], bool]
 
     def usable(self, collective: str, size: int, transport: str) -> list[str]:
@@ -93,7 +96,7 @@ class Registry:
             if (
                 of == collective
                 and self.supports(full, size)
-                and (not row["mapped"] or is_mapped(transport) or size == 1)
+                and (not row["mapped"] or self.transports[transport]["mapped"] or size == 1)
             ):
                 names.append(short)
         return names
@@ -104,10 +107,6 @@ class Registry:
 
     def carries(self, collective: str, algorithm: str, codec: str) -> bool:
         return codec in LOSSLESS or bool(self.algorithms[f"{collective}:{algorithm}"]["lossy_codecs"])
-
-
-def is_mapped(transport: str) -> bool:
-    return transport == "inproc_mapped"
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def reducing_kinds(codecs: Iterable[str]) -> list[Kind]:
     for codec in codecs:
         if codec in LOSSLESS:
             continue
-        assert codec in LOSSY, f"codec {codec} is registered, and cases.py does not say how it rounds"
+        assert codec in LOSSY, f"codec {codec} is registered, and does not say how it rounds"
         for dtype in ("f64", "f32"):
             kinds += [Kind(dtype, op, codec, scale) for op in ("sum", "avg") for scale in (1.0, 0.5)]
             kinds += [Kind(dtype, op, codec, data="random") for op in ("sum", "avg")]

@@ -17,7 +17,9 @@ from tests.conformance.cases import Registry, Scope
 
 THREADS = (1, 2, 3, 4, 5, 8)
 PROCESSES = (1, 2, 3, 4)
-RUNNERS = {"inproc": THREADS, "inproc_mapped": THREADS, "mpi": PROCESSES}  # numbers of ranks, by transport
+# Transports by what they connect; a new one is run without being named here.
+BETWEEN_THREADS = [name for name, row in pycomm.info()["transports"].items() if row["between"] == "threads"]
+BETWEEN_PROCESSES = [name for name in pycomm.info()["transports"] if name not in BETWEEN_THREADS]
 
 SMALL_BYTES = 64
 OWN_BYTES = 1 << 18  # what inproc, and mpi on one node, choose for themselves
@@ -33,7 +35,7 @@ def scopes(transport: str, size: int) -> Iterator[Scope]:
     """The passes that one world makes."""
     small = (
         "algorithms"
-        if transport == "mpi"
+        if transport in BETWEEN_PROCESSES
         else "triples"
         if transport == "inproc" and size in (2, 3)
         else "pairs"

@@ -8,18 +8,22 @@ from pycomm.testing import run_threads
 from tests.conformance.cases import Scope, cases, coverage_faults
 from tests.conformance.oracle import Oracle
 from tests.conformance.runner import judge, run_cases
-from tests.conformance.scopes import FULL, RUNNERS, SMALL_BYTES, THREADS, environment, registry, scopes
+from tests.conformance.scopes import (
+    BETWEEN_THREADS,
+    FULL,
+    SMALL_BYTES,
+    THREADS,
+    environment,
+    registry,
+    scopes,
+)
 
 LIMIT_S = 3600 if FULL else 60
 
 
-def test_every_registered_transport_has_a_runner() -> None:
-    assert set(registry().transports) == set(RUNNERS)
-
-
 @pytest.mark.timeout(2 * LIMIT_S)
 @pytest.mark.parametrize("size", THREADS)
-@pytest.mark.parametrize("transport", [name for name, sizes in RUNNERS.items() if sizes == THREADS])
+@pytest.mark.parametrize("transport", BETWEEN_THREADS)
 def test_threads(transport: str, size: int, monkeypatch: pytest.MonkeyPatch, tally: list[str]) -> None:
     for scope in scopes(transport, size):
         for name, value in environment(scope).items():
@@ -43,7 +47,7 @@ def test_progress_threads_and_extreme_windows(
     scope = Scope("algorithms", SMALL_BYTES)
     for name, value in environment(scope).items():
         monkeypatch.setenv(name, value)
-    for transport in ("inproc", "inproc_mapped"):
+    for transport in BETWEEN_THREADS:
         made = cases(registry(), size, transport, scope)
         reports = run_threads(
             size, run_cases, made, Oracle(), timeout=LIMIT_S, transport=transport, progress="thread"

@@ -90,13 +90,15 @@ std::vector<std::byte> half_bits(unsigned bits) {
 }  // namespace
 
 TEST(codecs_are_registered_with_all_functions) {
-  CHECK_EQ(Registry<Codec>::instance().names(), "bf16, fp16, none");
+  for (const char* shipped : {"bf16", "fp16", "none"}) CHECK(Registry<Codec>::instance().find(shipped));
   for (const Codec* codec : Registry<Codec>::instance().all()) {
     CHECK(!codec->summary.empty() && codec->summary.find('\n') == std::string::npos);
     CHECK(codec->wire_bytes && codec->encode && codec->decode && codec->decode_reduce);
     CHECK_EQ(codec->lossless, codec->name == "none");
+    const auto [unit, smallest, largest] = codec->precision;
+    CHECK(codec->lossless ? unit == 0 : 0 < smallest && smallest < unit && unit < 1 && 1 < largest);
   }
-  CHECK_THROWS(codec_named("zip"), InvalidArgument, "known: bf16, fp16, none");
+  CHECK_THROWS(codec_named("zip"), InvalidArgument, "known: " + Registry<Codec>::instance().names());
 }
 
 TEST(codecs_say_their_wire_bytes_or_refuse_the_dtype) {
@@ -105,7 +107,8 @@ TEST(codecs_say_their_wire_bytes_or_refuse_the_dtype) {
       std::byte element[8] = {};
       const View one{element, 1, dtype};
       if (carries(*codec, dtype)) {
-        CHECK_EQ(codec->wire_bytes(5, dtype), 5 * (codec->lossless ? size_of(dtype) : 2), codec->name);
+        const std::int64_t whole = 5 * size_of(dtype);
+        CHECK(codec->lossless ? codec->wire_bytes(5, dtype) == whole : codec->wire_bytes(5, dtype) < whole);
         CHECK_EQ(codec->wire_bytes(0, dtype), 0);
         continue;
       }

@@ -51,6 +51,7 @@ TEST(peers_whose_memory_is_addressable_are_reached_there) {
     const bool pair = choice.collective == Collective::send || choice.collective == Collective::recv;
     if (!choice.mapped || pair || choice.collective == Collective::barrier) return;
     if (reduces(choice.collective) && choice.rounds) return;
+    if (choice.collective == Collective::all_to_all && choice.uneven) return;  // offsets there are unknown
     CHECK_EQ(select_algorithm(choice), "mapped");
   });
 }

@@ -1,5 +1,6 @@
-"""All conformance cases over MPI, in one job: `python -m pycomm.launch -n N tests/mpi/conformance_main.py`
-from the root of the project.
+"""All conformance cases between processes over one transport, in one job, from the root of the project:
+
+    python -m pycomm.launch -n N tests/mpi/conformance_main.py TRANSPORT
 
 Prints a line for each pass, and what went wrong; the exit status is 1 if anything did.
 """
@@ -24,24 +25,26 @@ def gathered(report: Report) -> list[Report] | None:
     return MPI.COMM_WORLD.gather(report)
 
 
-def run_pass(scope: Scope) -> list[str]:
+def run_pass(transport: str, scope: Scope) -> list[str]:
     """Faults, on rank 0."""
     os.environ.update(environment(scope))
     comm = pycomm.init()
-    made = cases(registry(), comm.size, "mpi", scope)
+    made = cases(registry(), comm.size, transport, scope)
     reports = gathered(run_cases(comm, made, Oracle()))
     rank, size = comm.rank, comm.size
     pycomm.shutdown()
     if rank != 0:
         return []
-    print(f"conformance: {size} ranks over mpi, {scope}: {len(made)} cases", flush=True)
-    return coverage_faults(made, registry(), size, "mpi", scope) + judge(made, reports or [])
+    print(f"conformance: {size} ranks over {transport}, {scope}: {len(made)} cases", flush=True)
+    return coverage_faults(made, registry(), size, transport, scope) + judge(made, reports or [])
 
 
 def main() -> int:
+    (transport,) = sys.argv[1:]
+    os.environ["PYCOMM_TRANSPORTS"] = transport
     size = pycomm.init().size
     pycomm.shutdown()
-    faults = [fault for scope in scopes("mpi", size) for fault in run_pass(scope)]
+    faults = [fault for scope in scopes(transport, size) for fault in run_pass(transport, scope)]
     for fault in faults:
         print(fault, file=sys.stderr, flush=True)
     return 1 if faults else 0
