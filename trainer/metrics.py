@@ -76,7 +76,8 @@ class Metrics:
     ) -> None:
         if self._writes:
             self._bar.close()
-            self._file.close()
+            with writing(self._path):
+                self._file.close()
 
     def _show_line(self, row: dict[str, Any]) -> None:
         step = row["step"]

@@ -7,6 +7,7 @@ whether or not it divides the batch, and also where a rank has no sample at all.
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -30,6 +31,8 @@ from trainer.stopping import Stopping
 from trainer.strategy import STRATEGIES, Strategy, Wire
 from trainer.summary import headline, summary
 from trainer.weights import FINAL, LAST_GOOD, save_weights
+
+_SEEDED = threading.Lock()  # ranks that are threads share torch's generator
 
 
 def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
@@ -101,8 +104,9 @@ def build_model(config: FitConfig, dataset: Dataset) -> nn.Module:
     decided = dataset.shape.keys() & config.model_options.keys()
     if decided:
         raise TrainerError(f"model_options: {', '.join(sorted(decided))} is decided by data {config.data!r}")
-    torch.manual_seed(config.seed)
-    return MODELS.build(config.model, **dataset.shape, **config.model_options)
+    with _SEEDED:
+        torch.manual_seed(config.seed)
+        return MODELS.build(config.model, **dataset.shape, **config.model_options)
 
 
 def _sampler(config: FitConfig, dataset: Dataset, comm: Communicator) -> Sampler:

@@ -9,6 +9,7 @@ is a target once; what does not fill a window at the end of a split is left out.
 
 from __future__ import annotations
 
+import os
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
@@ -52,12 +53,13 @@ def pytext(
 
 def source_files(root: Path) -> list[Path]:
     """The library's own Python files below `root`, sorted."""
-    files = sorted(
-        path for path in root.rglob("*.py") if not LEFT_OUT.intersection(path.relative_to(root).parts[:-1])
-    )
+    files: list[Path] = []
+    for folder, below, names in os.walk(root):
+        below[:] = set(below) - LEFT_OUT
+        files += [Path(folder, name) for name in names if name.endswith(".py")]
     if not files:
         raise TrainerError(f"data 'pytext': this Python has no source files in {root}")
-    return files
+    return sorted(files)
 
 
 def _text(files: Iterable[Path], limit_bytes: int | None) -> bytearray:
