@@ -1,7 +1,7 @@
 """What ends a run whose numbers are no longer finite: before the update that would spoil the parameters.
 
 Every step's losses and combined gradients are looked at before the optimizer's step, so the parameters at an
-error are still those of the last good step, and a copy of them need not be kept. Gradients are looked at too
+error are still those of the last good step, and no copy of them need be kept. Gradients are looked at too
 because a finite loss can have an infinite gradient (a 16-bit codec overflows above 65,504); the cost is one
 pass over them, less than that of any optimizer.
 """
@@ -9,12 +9,10 @@ pass over them, less than that of any optimizer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pycomm import Communicator
 from trainer.errors import CollectiveError, DivergedError, TrainerError
@@ -69,22 +67,43 @@ def check_evaluation(values: dict[str, float | int], what: str, step: int) -> No
             raise DivergedError(f"the {what} {name} is {value} after step {step}", step)
 
 
-@contextmanager
-def last_good_kept(out: Path, model: nn.Module, comm: Communicator) -> Iterator[None]:
-    """When what it wraps diverges, rank 0 writes the parameters to out/last_good.safetensors; the error says
-    so, or why not. Collective then."""
-    try:
-        yield
-    except DivergedError as error:
-        step, kept = error.step, f"{out / LAST_GOOD} has the parameters after step {error.step}"
+class LastGood:
+    """When what it wraps diverges, rank 0 writes the model to out/last_good.safetensors, and the error says
+    so, or why not. Collective then.
+
+    Parameters need no copy, as said above; buffers, which a forward changes (BatchNorm's statistics), do.
+    """
+
+    def __init__(self, out: Path, model: nn.Module, comm: Communicator) -> None:
+        self._path = out / LAST_GOOD
+        self._model = model
+        self._comm = comm
+        self._buffers: list[Tensor] = []
+        self._begun = 0
+
+    def before(self, step: int) -> None:
+        """To be called before the forward of `step`."""
+        self._buffers = [buffer.clone() for buffer in self._model.buffers()]
+        self._begun = step
+
+    def __enter__(self) -> LastGood:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if not isinstance(error, DivergedError):
+            return
+        kept = f"{self._path} has the parameters after step {error.step}"
         try:
-            on_rank_0(comm, lambda: _keep(out, model, step))
+            on_rank_0(self._comm, lambda: self._keep(error.step))
         except CollectiveError as failure:
             kept = str(failure)
-        raise DivergedError(f"{error}; {kept}", step) from error
+        raise DivergedError(f"{error}; {kept}", error.step) from error
 
-
-def _keep(out: Path, model: nn.Module, step: int) -> None:
-    if not finite(model):
-        raise TrainerError(f"the parameters or buffers after step {step} are not finite and were not kept")
-    save_weights(out / LAST_GOOD, model, step)
+    def _keep(self, step: int) -> None:
+        if step < self._begun:
+            with torch.no_grad():
+                for buffer, before in zip(self._model.buffers(), self._buffers, strict=True):
+                    buffer.copy_(before)
+        if not finite(self._model):
+            raise TrainerError(f"the parameters after step {step} are not finite and were not kept")
+        save_weights(self._path, self._model, step)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pycomm import Communicator
 from trainer.config import CONFIG_FILE, FitConfig
 from trainer.data import DATA, Dataset
-from trainer.divergence import StepLoss, check_gradients, last_good_kept
+from trainer.divergence import LastGood, StepLoss, check_gradients
 from trainer.errors import TrainerError
 from trainer.evaluations import Evaluations
 from trainer.files import on_rank_0, writing
@@ -56,10 +56,11 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
     every = config.evaluation_steps_for(sampler.steps_per_epoch)
     stopping = Stopping(config.patience, config.tolerance)
     evaluations = Evaluations(model, dataset, strategy, comm, every, steps, stopping)
-    with Metrics(config.out, comm.rank, steps) as metrics, last_good_kept(config.out, model, comm):
+    with Metrics(config.out, comm.rank, steps) as metrics, LastGood(config.out, model, comm) as last_good:
         for step in range(1, steps + 1):
             start = time.monotonic()
             batch = sampler.batch(step - 1)
+            last_good.before(step)
             optimizer.zero_grad(set_to_none=True)
             strategy.before_forward(batch)
             loss = _forward_backward(model, dataset, strategy, batch, step, comm)

@@ -123,8 +123,32 @@ def test_a_loss_that_diverges_in_the_last_update_is_found_by_the_evaluation(tmp_
 
 def test_parameters_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
     for error in errors_of(2, config(tmp_path, lr=1e38, steps=1)):
-        assert "the parameters or buffers after step 1 are not finite and were not kept" in str(error)
+        assert "the parameters after step 1 are not finite and were not kept" in str(error)
     assert not (tmp_path / "last_good.safetensors").exists()
+
+
+@MODELS.register("test_norm")
+def norm(inputs: int = 1, outputs: int = 1) -> nn.Module:
+    return nn.Sequential(nn.BatchNorm1d(1), zero(inputs, outputs))
+
+
+@DATA.register("test_poisoned_input")
+def poisoned_input(seed: int) -> Dataset:
+    data = poisoned(seed)
+    x = data.train[0].clone()
+    x[POISONED] = torch.nan
+    return Dataset((x, 2 * x), data.test, REGRESSION, data.shape)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_buffers_kept_are_those_before_the_failing_forward(size: int, tmp_path: Path) -> None:
+    settings = config(tmp_path, data="test_poisoned_input", model="test_norm", global_batch=10)
+    assert {error.step for error in errors_of(size, settings)} == {6}
+    model = norm()
+    assert load_weights(tmp_path / "last_good.safetensors", model) == 6
+    statistics = model[0]
+    assert statistics.num_batches_tracked == 6
+    assert 0 < statistics.running_mean.item() < 1  # of values from 0 to 1
 
 
 def test_a_second_run_keeps_no_weights_of_the_first(tmp_path: Path) -> None:

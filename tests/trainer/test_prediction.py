@@ -67,6 +67,15 @@ def test_more_ranks_than_samples(tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "p.npy"), expected)
 
 
+def test_weights_can_be_named_by_their_file(trained: FitConfig, tmp_path: Path) -> None:
+    named = tmp_path / "last_good.safetensors"
+    named.write_bytes((trained.out / "model.safetensors").read_bytes())
+    (tmp_path / "config.yaml").write_bytes((trained.out / "config.yaml").read_bytes())
+    config = PredictConfig(named, out=tmp_path / "p.npy", threads=1)
+    assert [done["weights"] for done in run_threads(2, lambda comm: predict(config, comm))] == [named, named]
+    assert np.allclose(np.load(tmp_path / "p.npy"), one_process(trained, "test"), rtol=1e-6)
+
+
 def test_options_of_the_data_can_be_changed(trained: FitConfig, tmp_path: Path) -> None:
     fraction = {"test_fraction": 0.5}
     config = PredictConfig(trained.out, data_options=fraction, out=tmp_path / "p.npy", threads=1)
