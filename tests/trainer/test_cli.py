@@ -5,23 +5,28 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import pytest
+import torch
 
 from pycomm.testing import run_threads
-from trainer import FitConfig, TrainerError, fit
+from trainer import DATA, FitConfig, TrainerError, fit
 from trainer.__main__ import main
+from trainer.weights import load_weights
 
 needs_mlxtend = pytest.mark.skipif(importlib.util.find_spec("mlxtend") is None, reason="needs mlxtend")
 
 SUMMARY_KEYS = {
-    "strategy", "world_size", "steps", "params", "loss_first", "loss_last", "eval", "step_ms_median",
-    "samples_per_s", "exposed_comm_ms_median", "param_sha256", "transport", "codec", "versions",
+    "strategy", "world_size", "steps", "ended", "best", "params", "loss_first", "loss_last", "validation",
+    "eval", "step_ms_median", "samples_per_s", "exposed_comm_ms_median", "param_sha256", "transport", "codec",
+    "versions",
 }  # fmt: skip
 ROW_KEYS = {"step", "epoch", "loss", "samples", "lr", "step_ms", "exposed_comm_ms"}
 LINEAR = ["fit", "--data", "linear", "--model", "linear", "--optimizer", "sgd", "--lr", "0.01"]
@@ -62,8 +67,14 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["fit", "--data", "mnist"], ["no data 'mnist'", "linear", "mnist5k"]),
-        (["fit", "--model", "mpl"], ["no model 'mpl'", "gpt", "linear", "mlp"]),
+        (["fit", "--data", "mnist"], ["no data 'mnist'", "digits", "linear", "mnist5k", "pytext"]),
+        (["fit", "--schedule", "cosin"], ["constant", "linear", "cosine", "step", "cosin"]),
+        (["fit", "--grad_reduction", "mean"], ["global_mean", "rank_mean", "sum"]),
+        (["fit", "--patience", "2"], ["patience counts evaluations: give eval_every"]),
+        (["predict", "--weights", "/nonexistent"], ["/nonexistent does not exist"]),
+        (["predict"], ["weights"]),
+        (["predict", "--weights", "/", "--split", "dev"], ["train", "validation", "test", "dev"]),
+        (["fit", "--model", "mpl"], ["no model 'mpl'", "cnn", "gpt", "linear", "mlp"]),
         (["fit", "--strategy", "ddp"], ["no strategy 'ddp'", "data_parallel", "single"]),
         (["fit", "--optimizer", "lion"], ["sgd", "adagrad", "adam", "adamw", "lion"]),
         (["fit", "--overlap", "yes"], ["auto", "on", "off"]),
@@ -191,32 +202,45 @@ def test_an_exception_on_one_rank_ends_all_with_its_traceback(trainer: Run, tmp_
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_step_and_rank(trainer: Run, tmp_path: Path) -> None:
-    arguments = [
-        "--data",
-        "linear",
-        "--model",
-        "linear",
-        "--optimizer",
-        "sgd",
-        "--lr",
-        "1e18",
-        "--epochs",
-        "1",
-    ]
-    finished = trainer(["fit", *arguments, "--out", str(tmp_path)])
-    assert finished.returncode != 0
-    assert "[rank 0] trainer.errors.DivergedError: the loss is inf at step 2 on rank 0" in finished.stderr
-    assert not (tmp_path / "summary.json").exists()
-
-
-def test_the_command_line_takes_a_file(trainer: Run, tmp_path: Path) -> None:
-    (tmp_path / "run.yaml").write_text("data: linear\nmodel: linear\noptimizer: sgd\nlr: 0.01\nsteps: 50\n")
-    finished = trainer(
-        ["fit", "--config", str(tmp_path / "run.yaml"), "--steps", "2", "--out", str(tmp_path)]
+def test_summing_the_means_of_ranks_diverges_and_says_so_on_every_rank(trainer: Run, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    study = ["--global_batch", "10", "--grad_reduction", "sum", "--threads", "1", "--out", str(run)]
+    finished = trainer([*LINEAR, *study], ranks=4)
+    assert finished.returncode not in (0, None)
+    said = re.findall(
+        r"\[rank (\d)\] trainer.errors.DivergedError: the loss is (?:inf|nan) at step (\d+) on rank [\d, ]+ "
+        r"\(of 4\); .*last_good.safetensors has the parameters after step (\d+)$",
+        finished.stderr,
+        re.MULTILINE,
     )
-    assert finished.returncode == 0, finished.stderr
-    assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 2
+    assert sorted(rank for rank, _, _ in said) == ["0", "1", "2", "3"], finished.stderr
+    assert len({(step, kept) for _, step, kept in said}) == 1
+    step = int(said[0][1])
+    assert int(said[0][2]) == step - 1 == len((run / "metrics.jsonl").read_text().splitlines())
+    assert not (run / "summary.json").exists()
+    assert load_weights(run / "last_good.safetensors", torch.nn.Linear(1, 1)) == step - 1
+
+
+def test_dividing_by_the_global_count_converges_where_summing_diverges(tmp_path: Path) -> None:
+    config = FitConfig(
+        data="linear", model="linear", optimizer="sgd", lr=0.01, global_batch=10, out=tmp_path, threads=1
+    )
+    for summary in run_threads(4, lambda comm: fit(config, comm)):
+        assert summary["eval"]["loss"] < 1.5
+
+
+def test_what_fit_leaves_predicts_over_mpi(trainer: Run, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "p.npy"
+    config = FitConfig(data="linear", model="linear", optimizer="sgd", lr=0.01, epochs=2, out=run, threads=1)
+    run_threads(2, lambda comm: fit(config, comm))
+    predicted = trainer(["predict", "--weights", str(run), "--data", "linear", "--out", str(out)], ranks=3)
+    assert predicted.returncode == 0, predicted.stderr
+    assert (
+        f"{out}: 200 predictions for split test, by {run}/model.safetensors after step 14" in predicted.stdout
+    )
+    data, got = DATA.build("linear", seed=0), torch.from_numpy(numpy.load(out))
+    loss = (got - data.test[1]).square().mean().item()
+    assert loss == pytest.approx(json.loads((run / "summary.json").read_text())["eval"]["loss"], rel=1e-5)
 
 
 def test_single_refuses_ranks_and_codecs() -> None:
