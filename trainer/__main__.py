@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from trainer.config import FitConfig
 from trainer.errors import TrainerError, naming_extras
@@ -20,12 +20,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen = parser.parse_args(arguments)
         options = chosen[chosen.subcommand].as_dict()
         options.pop("config", None)
+        dry, ranks = options.pop("dry_run", None), options.pop("ranks", None)
         try:
             if chosen.subcommand == "report":
                 _report(**options)
                 return
             config = FitConfig(**options)
             config.check()
+            if dry or ranks is not None:
+                _dry_run(config, dry, ranks)
+                return
         except TrainerError as error:
             parser.error(str(error))
         _fit(config)
@@ -37,6 +41,14 @@ def _report(run: Path, out: Path) -> None:
     report(run, out)
 
 
+def _dry_run(config: FitConfig, form: Literal["table", "json"] | None, ranks: int | None) -> None:
+    if form is None:
+        raise TrainerError("ranks belongs to dry_run: how many ranks train is what the launcher starts")
+    from trainer.dry_run import dry_run
+
+    print(dry_run(config, 1 if ranks is None else ranks, form))
+
+
 def _parser() -> Any:
     from jsonargparse import ArgumentParser
 
@@ -45,6 +57,10 @@ def _parser() -> Any:
     fit = ArgumentParser()
     fit.add_class_arguments(FitConfig)
     fit.add_argument("--config", action="config", help="YAML file with these options")
+    fit.add_argument(
+        "--dry_run", nargs="?", const="table", choices=["table", "json"], help="print what a run would need"
+    )
+    fit.add_argument("--ranks", type=int, help="of a dry run, which needs no launcher (1 if not given)")
     commands.add_subcommand("fit", fit, help="train a model")
     report = ArgumentParser(description="Draws the loss of a run.")
     report.add_argument("run", type=Path, help="the folder that fit wrote to")

@@ -31,6 +31,11 @@ class Slot:
     parameter: nn.Parameter
     group: int  # gradients of different groups never share a bucket
 
+    @property
+    def place(self) -> pycomm.Slot:
+        """What it asks of a bucket."""
+        return pycomm.Slot(self.parameter.numel(), self.parameter.dtype, self.group)
+
 
 def slots_of(model: nn.Module, optimizer: Optimizer | None) -> list[Slot]:
     """The trainable parameters in reverse order of registration, grouped as the optimizer groups them.
@@ -73,7 +78,7 @@ class GradientBuckets:
         self._bucket_ready = bucket_ready
         self._buckets = pycomm.Buckets(
             comm,
-            [pycomm.Slot(slot.parameter.numel(), slot.parameter.dtype, slot.group) for slot in slots],
+            [slot.place for slot in slots],
             bucket_bytes=bucket_bytes,
             codec=codec,
             launch="manual",
