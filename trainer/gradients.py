@@ -116,6 +116,11 @@ class GradientBuckets:
         """By bucket of the last round: launched and reduced when, on the clock of time.monotonic()."""
         return list(zip(self._buckets.submitted_s, self._buckets.finished_s, strict=True))
 
+    @property
+    def bytes_sent(self) -> int:
+        """What this rank sent in the last round, as Buckets.bytes_sent."""
+        return self._buckets.bytes_sent
+
     def launch(self, bucket: int) -> None:
         """Starts the reduction of a bucket that is ready; does not block."""
         self._buckets.launch(bucket)

@@ -112,6 +112,11 @@ class DataParallel(Strategy):
         """By bucket of the last step: launched and reduced when, on the clock of time.monotonic()."""
         return self._gradients.times_s
 
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of gradients that this rank sent in the last step."""
+        return self._gradients.bytes_sent
+
     def before_forward(self, batch: Batch | None) -> None:
         if batch is not None and self._reduction == "sum":
             self.global_count = batch.global_count
