@@ -13,9 +13,11 @@ the life of the model, so all ranks launch the same buckets in the same order wi
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -23,6 +25,7 @@ from torch.optim import Optimizer
 
 import pycomm
 from trainer.errors import TrainerError
+from trainer.state import bits
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class GradientBuckets:
         ]
         self._scale: float | None = None
         self.paused = False
+        self._fingerprint: Any = hashlib.sha256()  # None once it was taken
         self._begin()
         self._handles = [
             slot.parameter.register_post_accumulate_grad_hook(partial(self._arrived, index))
@@ -144,6 +148,15 @@ class GradientBuckets:
                 slot.parameter.grad = view
         self._begin()
 
+    def take_fingerprint(self) -> bytes | None:
+        """Hash of the gradients that this rank has brought so far, zeros left out; None if there were none.
+
+        Only once: nothing is hashed afterwards.
+        """
+        digest: bytes = self._fingerprint.digest()
+        self._fingerprint = None
+        return None if digest == hashlib.sha256().digest() else digest
+
     def close(self) -> None:
         """Removes the hooks. Gradients keep their values."""
         for handle in self._handles:
@@ -186,6 +199,8 @@ class GradientBuckets:
         parameter, view = self._slots[index].parameter, self._views[index]
         gradient = parameter.grad
         assert gradient is not None
+        if self._fingerprint is not None and not gradient.is_sparse and gradient.any():
+            self._fingerprint.update(bits(gradient))
         if gradient is view:
             ready = self._buckets.mark(index)
         else:

@@ -12,6 +12,7 @@ The method is that of Li et al., "PyTorch Distributed: Experiences on Accelerati
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from pycomm import Communicator
 from trainer.errors import TrainerError
 from trainer.gradients import GradientBuckets, slots_of
 from trainer.sampler import Batch
-from trainer.state import broadcast, check_equal, state_sha256
+from trainer.state import broadcast, check_equal, ranks_that_differ, state_sha256
 from trainer.strategy import STRATEGIES, Overlap, Strategy, Wire
 
 
@@ -40,7 +41,8 @@ class DataParallel(Strategy):
 
     Construction is collective and blocks: every rank gets rank 0's parameters and buffers, and a hash is
     compared. Afterwards every rank must reach every `optimizer.step()`, with or without a backward before
-    it. Gradients have to be zeroed or dropped after each step. Buffers follow rank 0 at each step.
+    it. Gradients have to be zeroed or dropped after each step. Buffers follow rank 0 at each step. Warns
+    when all ranks bring the same gradients to the first step: then all train on the same samples.
 
     Args:
         optimizer: its step waits for the reduction, and its parameter groups do not share buckets. Without
@@ -80,6 +82,7 @@ class DataParallel(Strategy):
         self._global_count = None if global_count is None else self._checked(global_count)
         self._broadcast_buffers = broadcast_buffers
         self._synchronized = False
+        self._first = True
         self.overlap = _overlaps(overlap, comm)
         slots = slots_of(model, optimizer)
         self._trainable = {id(slot.parameter) for slot in slots}
@@ -145,6 +148,9 @@ class DataParallel(Strategy):
         self._gradients.reduce()
         if self._broadcast_buffers:
             broadcast(self._model.buffers(), self._comm)
+        if self._first:
+            self._check_samples()
+        self._first = False
         self._synchronized = True
         self.exposed_s = time.monotonic() - start
 
@@ -184,6 +190,18 @@ class DataParallel(Strategy):
         if global_count < 1:
             raise TrainerError(f"global_count: expected 1 or more, got {global_count}")
         return global_count
+
+    def _check_samples(self) -> None:
+        """Equal bits from all ranks, in the first round, are equal samples: the commonest mistake of all."""
+        fingerprint = self._gradients.take_fingerprint()
+        differ = ranks_that_differ(fingerprint or bytes(32), self._comm)
+        if self._comm.size > 1 and self._comm.rank == 0 and fingerprint is not None and not differ:
+            warnings.warn(
+                f"all {self._comm.size} ranks have bit-identical gradients in the first step: they train on "
+                "the same samples. Give each its own part of the batch, by trainer.sampler.Sampler, "
+                "DistributedSampler or x.tensor_split(comm.size)[comm.rank]",
+                stacklevel=2,
+            )
 
     def _check_trainable(self) -> None:
         for name, parameter in self._model.named_parameters():
