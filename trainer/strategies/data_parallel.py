@@ -25,7 +25,7 @@ from pycomm import Communicator
 from trainer.errors import TrainerError
 from trainer.gradients import GradientBuckets, slots_of
 from trainer.sampler import Batch
-from trainer.state import broadcast, check_equal, ranks_that_differ, state_sha256
+from trainer.state import broadcast, check_equal, parameters_sha256, ranks_that_differ, state_sha256
 from trainer.strategy import STRATEGIES, Overlap, Strategy, Wire
 
 
@@ -159,6 +159,14 @@ class DataParallel(Strategy):
             raise TrainerError("step() needs the optimizer that DataParallel was made without")
         self._optimizer.step()
 
+    def check_parameters(self) -> None:
+        """Raises TrainerError, on every rank, if the parameters are not the same bits on all ranks.
+
+        Collective, blocks. They differ when something other than the optimizer's step changed them on some
+        ranks. Leaving `with DataParallel(...)` without an exception does this too.
+        """
+        check_equal(parameters_sha256(self._model), self._comm, "the model's parameters")
+
     def close(self) -> None:
         """Removes all hooks; the model and the optimizer are as before. Does not communicate."""
         self._gradients.close()
@@ -169,8 +177,10 @@ class DataParallel(Strategy):
     def __enter__(self) -> DataParallel:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close()
+        if kind is None:
+            self.check_parameters()
 
     def _before_step(self, _: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if any(callable(argument) for argument in [*args[1:], *kwargs.values()]):
