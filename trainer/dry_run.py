@@ -26,7 +26,7 @@ from trainer.errors import TrainerError
 from trainer.gradients import slots_of
 from trainer.optimizers import make_optimizer
 from trainer.sampler import Sampler
-from trainer.train import make_model
+from trainer.train import build_model
 
 PROBE = 4096  # elements of a measurement
 
@@ -45,7 +45,7 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
     if config.strategy != "data_parallel":
         raise TrainerError(f"dry_run knows what data_parallel needs, not strategy {config.strategy!r}")
     dataset = DATA.build(config.data, seed=config.seed, **config.data_options)
-    model = make_model(config, dataset)
+    model = build_model(config, dataset)
     optimizer = make_optimizer(config.optimizer, model.parameters(), config.lr, **config.optimizer_options)
     slots = [slot.place for slot in slots_of(model, optimizer)]
     _, sizes, dtypes = layout(slots, int(config.bucket_mb * 2**20))

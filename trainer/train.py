@@ -35,7 +35,7 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
     config.check()
     torch.set_num_threads(config.threads or max(1, comm.cores))
     dataset = DATA.build(config.data, seed=config.seed, **config.data_options)
-    model = make_model(config, dataset)
+    model = build_model(config, dataset)
     optimizer = make_optimizer(config.optimizer, model.parameters(), config.lr, **config.optimizer_options)
     sampler = Sampler(
         len(dataset.train[0]), config.global_batch_for(comm.size), config.seed, comm.rank, comm.size
@@ -70,15 +70,6 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
         summary = _summary(config, model, metrics, comm)
         metrics.write_summary(summary)
     return summary
-
-
-def make_model(config: FitConfig, dataset: Dataset) -> nn.Module:
-    """The model that fits the data set, with initial parameters drawn from config.seed."""
-    decided = dataset.shape.keys() & config.model_options.keys()
-    if decided:
-        raise TrainerError(f"model_options: {', '.join(sorted(decided))} is decided by data {config.data!r}")
-    torch.manual_seed(config.seed)
-    return MODELS.build(config.model, **dataset.shape, **config.model_options)
 
 
 class StepLoss:
@@ -116,6 +107,15 @@ def _forward_backward(
     loss = StepLoss(summed.item(), batch, step, comm)
     summed.backward()
     return loss
+
+
+def build_model(config: FitConfig, dataset: Dataset) -> nn.Module:
+    """The model that fits the data set, with initial parameters drawn from config.seed."""
+    decided = dataset.shape.keys() & config.model_options.keys()
+    if decided:
+        raise TrainerError(f"model_options: {', '.join(sorted(decided))} is decided by data {config.data!r}")
+    torch.manual_seed(config.seed)
+    return MODELS.build(config.model, **dataset.shape, **config.model_options)
 
 
 def _headline(config: FitConfig, comm: Communicator, steps: int, sampler: Sampler) -> str:
