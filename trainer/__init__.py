@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer.config import FitConfig as FitConfig
+    from trainer.config import PredictConfig as PredictConfig
     from trainer.data import DATA as DATA
     from trainer.data import Dataset as Dataset
     from trainer.errors import TrainerError as TrainerError
     from trainer.models import MODELS as MODELS
+    from trainer.prediction import predict as predict
     from trainer.strategies.data_parallel import DataParallel as DataParallel
     from trainer.strategy import STRATEGIES as STRATEGIES
     from trainer.strategy import Strategy as Strategy
@@ -30,11 +32,13 @@ _HOME = {
     "Dataset": "trainer.data",
     "FitConfig": "trainer.config",
     "MODELS": "trainer.models",
+    "PredictConfig": "trainer.config",
     "STRATEGIES": "trainer.strategy",
     "Strategy": "trainer.strategy",
     "TrainerError": "trainer.errors",
     "Wire": "trainer.strategy",
     "fit": "trainer.train",
+    "predict": "trainer.prediction",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605

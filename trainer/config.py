@@ -1,14 +1,19 @@
-"""The options of a run. The command line, a YAML file (`--config`) and Python fill the same dataclass."""
+"""The options of a run. The command line, a YAML file (`--config`) and Python fill the same dataclass.
+
+The parts of the trainer get the options they need as arguments; only fit() and predict() see these classes.
+"""
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.errors import TrainerError
+from trainer.errors import TrainerError, naming_extras
+from trainer.files import replacing
 
+CONFIG_FILE = "config.yaml"  # in a run's folder
 DEFAULT_EPOCHS = 5
 DEFAULT_GLOBAL_BATCH = 128
 
@@ -21,23 +26,33 @@ class FitConfig:
         data: name of the data set
         model: name of the model
         strategy: name of the strategy, which decides where and when parameters are updated
-        out: folder for metrics.jsonl and summary.json; files of an earlier run there are replaced
+        out: folder for metrics, summary, weights and these options; files of an earlier run are replaced
         steps: how many optimizer steps (not together with epochs)
         epochs: how many passes over the training data (5 if neither epochs nor steps is given)
-        global_batch: samples per step over all ranks (128 if not given; not together with batch_per_rank)
+        global_batch: samples per step over all ranks (128 if not given; not together with batch_per_rank);
+            a batch of more samples than there are takes them all
         batch_per_rank: samples per step and rank, so that the global batch grows with the ranks
         optimizer: name of the optimizer
         lr: learning rate (a default of the optimizer if not given)
-        eval_every: evaluate after every so many steps; 0 only at the end
+        schedule: how the learning rate changes from step to step
+        warmup_steps: steps before that in which it rises in a straight line from almost nothing
+        eval_every: evaluate after every so many steps, on the validation split if there is one
+            (data_options.validation_fraction), else on the test split; 0 only at the end
+        eval_every_epochs: the same, counted in passes over the training data
+        patience: stop after so many evaluations without a better validation loss (never if not given)
+        tolerance: by how much a validation loss has to be less to be better
+        grad_reduction: global_mean divides the sum of all samples' losses by their number. For study:
+            rank_mean averages each rank's mean, sum adds these means, so that the step grows with the ranks
         seed: decides initial parameters, splits and the order of samples, whatever the number of ranks
         threads: compute threads of each rank (the cores that the rank has for itself if not given)
         codec: how gradients travel: none, fp16 or bf16
         overlap: launch reductions during backward; auto does where a rank has cores to spare
         bucket_mb: size of a gradient bucket in MiB
         device: where the model computes
-        data_options: options of the data set, such as test_fraction
+        data_options: options of the data set, such as validation_fraction
         model_options: options of the model, such as hidden
         optimizer_options: options of the optimizer, such as momentum
+        schedule_options: options of the schedule, such as final
         strategy_options: options of the strategy
         plugin: modules to import first, which register data sets, models or strategies of your own
     """
@@ -52,7 +67,13 @@ class FitConfig:
     batch_per_rank: int | None = None
     optimizer: Literal["sgd", "adagrad", "adam", "adamw"] = "adam"
     lr: float | None = None
+    schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
+    warmup_steps: int = 0
     eval_every: int = 0
+    eval_every_epochs: int = 0
+    patience: int | None = None
+    tolerance: float = 0.0
+    grad_reduction: Literal["global_mean", "rank_mean", "sum"] = "global_mean"
     seed: int = 0
     threads: int | None = None
     codec: str = "none"
@@ -62,6 +83,7 @@ class FitConfig:
     data_options: dict[str, Any] = field(default_factory=dict)
     model_options: dict[str, Any] = field(default_factory=dict)
     optimizer_options: dict[str, Any] = field(default_factory=dict)
+    schedule_options: dict[str, Any] = field(default_factory=dict)
     strategy_options: dict[str, Any] = field(default_factory=dict)
     plugin: list[str] = field(default_factory=list)
 
@@ -96,14 +118,32 @@ class FitConfig:
             return self.steps
         return steps_per_epoch * (DEFAULT_EPOCHS if self.epochs is None else self.epochs)
 
+    def evaluation_steps_for(self, steps_per_epoch: int) -> int:
+        """Steps from one evaluation to the next; 0 for none before the end."""
+        return self.eval_every or self.eval_every_epochs * steps_per_epoch
+
+    def save(self, path: Path) -> None:
+        """Writes a YAML file that `--config` and read_config() take."""
+        options = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(self).items()}
+        with naming_extras("fit"):
+            import yaml
+        with replacing(path) as partial:
+            partial.write_text(yaml.safe_dump(options, sort_keys=False))
+
     def _check_numbers(self) -> None:
-        for one, other in (("global_batch", "batch_per_rank"), ("steps", "epochs")):
-            if getattr(self, one) is not None and getattr(self, other) is not None:
+        for one, other in (
+            ("global_batch", "batch_per_rank"),
+            ("steps", "epochs"),
+            ("eval_every", "eval_every_epochs"),
+        ):
+            if getattr(self, one) and getattr(self, other):
                 raise TrainerError(f"give {one} or {other}, not both: each decides the other")
+        if self.patience and not (self.eval_every or self.eval_every_epochs):
+            raise TrainerError("patience counts evaluations: give eval_every or eval_every_epochs too")
         least: dict[str, float] = dict.fromkeys(
-            ("steps", "epochs", "global_batch", "batch_per_rank", "threads"), 1
+            ("steps", "epochs", "global_batch", "batch_per_rank", "threads", "patience"), 1
         )
-        least |= {"eval_every": 0, "seed": 0}
+        least |= dict.fromkeys(("eval_every", "eval_every_epochs", "warmup_steps", "tolerance", "seed"), 0)
         for name, minimum in least.items():
             value = getattr(self, name)
             if value is not None and value < minimum:
@@ -112,3 +152,48 @@ class FitConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise TrainerError(f"{name}: expected more than 0, got {value}")
+
+
+def read_config(path: Path) -> FitConfig:
+    """The options that FitConfig.save() wrote. Raises TrainerError for what is none of them."""
+    with naming_extras("predict"):
+        import yaml
+    if not path.is_file():
+        raise TrainerError(f"{path} does not exist: expected the folder given to fit as --out")
+    try:
+        options = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise TrainerError(f"{path} is no YAML file: {error}") from error
+    known = {option.name for option in fields(FitConfig)}
+    if not isinstance(options, dict) or not options.keys() <= known:
+        unknown = sorted(map(str, options.keys() - known)) if isinstance(options, dict) else options
+        raise TrainerError(f"{path}: expected options of fit, got {unknown}")
+    return FitConfig(**{**options, "out": Path(options.get("out", path.parent))})
+
+
+@dataclass
+class PredictConfig:
+    """Which weights predict what, and where the predictions go.
+
+    Args:
+        weights: folder of a run, or a file of weights in it; readable by all ranks
+        data: name of the data set (that of the run if not given)
+        data_options: options of the data set, on top of the run's if it is the run's data set
+        split: which of its samples
+        out: NumPy file for the predictions, in the order of the samples
+        threads: compute threads of each rank (the cores that the rank has for itself if not given)
+    """
+
+    weights: Path
+    data: str | None = None
+    data_options: dict[str, Any] = field(default_factory=dict)
+    split: Literal["train", "validation", "test"] = "test"
+    out: Path = Path("predictions.npy")
+    threads: int | None = None
+
+    def check(self) -> None:
+        """Raises TrainerError for what can be seen to be wrong before anything is computed."""
+        if self.threads is not None and self.threads < 1:
+            raise TrainerError(f"threads: expected 1 or more, got {self.threads}")
+        if not self.weights.exists():
+            raise TrainerError(f"{self.weights} does not exist: expected the folder given to fit as --out")

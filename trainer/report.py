@@ -19,12 +19,16 @@ def report(run: Path, out: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], linewidth=1, label="training")
-    evaluated = [row for row in rows if "eval" in row]
-    if evaluated:
-        axes.plot(
-            [row["step"] for row in evaluated], [row["eval"]["loss"] for row in evaluated], "o-", label="test"
-        )
-    axes.set(xlabel="step", ylabel="loss per sample", title=str(run))
+    for name, label in (("validation", "validation"), ("eval", "test")):
+        evaluated = [row for row in rows if name in row]
+        if evaluated:
+            axes.plot(
+                [row["step"] for row in evaluated],
+                [row[name]["loss"] for row in evaluated],
+                "o-",
+                label=label,
+            )
+    axes.set(xlabel="step", ylabel="loss", title=str(run))
     axes.legend()
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out)

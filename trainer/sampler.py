@@ -3,7 +3,7 @@
 An epoch is one permutation of the samples, cut into global batches; the last batch of an epoch may be
 smaller. Nothing is repeated or dropped. A rank takes part `rank` of numpy.array_split(batch, size), which
 may be empty. The samples of a step therefore do not depend on the number of ranks, and every rank knows how
-many there are.
+many there are, and how much they count.
 """
 
 from __future__ import annotations
@@ -19,21 +19,38 @@ from trainer.errors import TrainerError
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's samples: `indices` are this rank's, `global_count` counts those of all ranks."""
+    """One step's samples: `indices` are this rank's.
+
+    Counts are of what the task counts, samples or tokens: a mean loss is a sum divided by `global_count`.
+    """
 
     epoch: int
     indices: Tensor
+    global_samples: int
+    local_count: int
     global_count: int
 
 
 class Sampler:
-    def __init__(self, count: int, global_batch: int, seed: int, rank: int = 0, size: int = 1) -> None:
-        if not 1 <= global_batch <= count:
+    """`counts`: how much each sample counts (see Task.counts); None for once each. A global batch of more
+    samples than there are takes them all."""
+
+    def __init__(
+        self,
+        count: int,
+        global_batch: int,
+        seed: int,
+        rank: int = 0,
+        size: int = 1,
+        counts: Tensor | None = None,
+    ) -> None:
+        if count < 1 or global_batch < 1:
             raise TrainerError(
-                f"global batch: expected 1 to {count} (the training samples), got {global_batch}"
+                f"expected 1 sample or more and a global batch of 1 or more, got {count} and {global_batch}"
             )
         self._count = count
-        self.global_batch = global_batch
+        self._counts = np.ones(count, np.int64) if counts is None else counts.numpy()
+        self.global_batch = min(global_batch, count)
         self._seed = seed
         self._rank = rank
         self._size = size
@@ -49,7 +66,8 @@ class Sampler:
         epoch, position = divmod(step, self.steps_per_epoch)
         samples = self._permutation(epoch)[position * self.global_batch :][: self.global_batch]
         mine = np.array_split(samples, self._size)[self._rank]
-        return Batch(epoch, torch.from_numpy(mine), len(samples))
+        local_count, global_count = (int(self._counts[part].sum()) for part in (mine, samples))
+        return Batch(epoch, torch.from_numpy(mine), len(samples), local_count, global_count)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:

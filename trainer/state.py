@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pycomm import Communicator
-from trainer.errors import TrainerError
+from trainer.data import Dataset
+from trainer.errors import CollectiveError
 
 
 def broadcast(tensors: Iterable[Tensor], comm: Communicator) -> None:
@@ -35,12 +36,21 @@ def state_sha256(model: nn.Module) -> str:
     return _sha256(sorted([*model.named_parameters(), *model.named_buffers()]))
 
 
+def data_sha256(dataset: Dataset) -> str:
+    """Hash of all splits: dtypes, shapes and bits."""
+    return _sha256(
+        (f"{name}.{index}", tensor)
+        for name, split in dataset.splits().items()
+        for index, tensor in enumerate(split)
+    )
+
+
 def check_equal(sha256: str, comm: Communicator, what: str) -> None:
-    """Collective: raises TrainerError, on every rank, that names the ranks whose hash is not rank 0's."""
+    """Collective: raises CollectiveError, on every rank, that names the ranks whose hash is not rank 0's."""
     different = ranks_that_differ(bytes.fromhex(sha256), comm)
     if different:
         ranks = ", ".join(map(str, different))
-        raise TrainerError(
+        raise CollectiveError(
             f"{what} differ from rank 0's on rank {ranks} (of {comm.size}); this rank has {sha256}"
         )
 

@@ -9,8 +9,9 @@ imported:
 The loop in train.py calls, for every step:
 
     strategy.before_forward(batch)      # parameters are valid when it returns
-    ... forward and backward of the sum of this rank's losses, neither if the rank has no sample ...
-    strategy.step()                     # gradients combined, parameters updated (or on their way)
+    ... forward, then strategy.loss(sum of this rank's losses, batch).backward(); neither without a sample ...
+    strategy.synchronize()              # gradients are combined, and may be read
+    strategy.step()                     # parameters are updated (or on their way)
 
 and `bucket_ready(k)` comes from within backward when the gradients of bucket k are in place, if the
 strategy has buckets (gradients.py).
@@ -22,25 +23,33 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from trainer.registry import Registry
 from trainer.sampler import Batch
 
 Overlap = Literal["auto", "on", "off"]
+Reduction = Literal["global_mean", "rank_mean", "sum"]
 
 
 @dataclass(frozen=True)
 class Wire:
-    """How gradients travel, for strategies that send some."""
+    """How gradients travel and are combined, for strategies that send some.
+
+    reduction: "global_mean", the sum of all losses divided by their global count; or, for study, "rank_mean",
+    the mean over ranks of each rank's own mean, and "sum", the sum of these means.
+    """
 
     codec: str = "none"
     overlap: Overlap = "auto"
     bucket_bytes: int = 25 << 20
+    reduction: Reduction = "global_mean"
 
 
 class Strategy(ABC):
     """One rank's side of a strategy. Calls come from the training thread, in the same order on all ranks."""
 
-    # Seconds of the last step() that were spent waiting for other ranks' data.
+    # Seconds of the last synchronize() or step() that were spent waiting for other ranks' data.
     exposed_s: float = 0.0
 
     def before_forward(self, batch: Batch | None) -> None:  # noqa: B027
@@ -49,9 +58,16 @@ class Strategy(ABC):
     def bucket_ready(self, bucket: int) -> None:  # noqa: B027
         """This rank's gradients of `bucket` are in place. Buckets come in order; must not block."""
 
+    def loss(self, summed: Tensor, batch: Batch) -> Tensor:
+        """What this rank back-propagates, given the sum of its losses: that sum, unless overridden."""
+        return summed
+
+    def synchronize(self) -> None:  # noqa: B027
+        """Blocks until gradients are combined. A strategy that does that elsewhere does nothing here."""
+
     @abstractmethod
     def step(self) -> None:
-        """Combines gradients, or parameters, of all ranks and updates the parameters."""
+        """Updates the parameters; combines the gradients, or parameters, of all ranks if still to be done."""
 
     def close(self) -> None:  # noqa: B027
         """Ends training without an error: all ranks then hold the same parameters. May communicate."""

@@ -49,7 +49,10 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Tokens (batch, length) of int64 -> logits (batch, length, vocabulary). Length is at most `context`."""
+    """Tokens (batch, length), of any integer dtype -> logits (batch, length, vocabulary).
+
+    Length is at most `context`.
+    """
 
     def __init__(self, vocabulary: int, context: int, width: int, heads: int, layers: int) -> None:
         super().__init__()
@@ -70,12 +73,7 @@ class GPT(nn.Module):
         if length > self.context:
             raise TrainerError(f"model 'gpt': {length} tokens are more than its context of {self.context}")
         positions = torch.arange(length, device=tokens.device)
-        return self.head(self.norm(self.blocks(self.token(tokens) + self.position(positions))))
-
-
-def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy summed over all tokens; divide by their global count for the mean."""
-    return functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum")
+        return self.head(self.norm(self.blocks(self.token(tokens.long()) + self.position(positions))))
 
 
 @MODELS.register("gpt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -29,6 +30,7 @@ class MLP(nn.Sequential):
 
 
 @MODELS.register("mlp")
-def mlp(inputs: int = 784, outputs: int = 10, hidden: int | Sequence[int] = 128) -> nn.Module:
-    """`hidden`: the sizes between inputs and outputs."""
-    return MLP([inputs, *([hidden] if isinstance(hidden, int) else hidden), outputs])
+def mlp(inputs: int | Sequence[int] = 784, outputs: int = 10, hidden: int | Sequence[int] = 128) -> nn.Module:
+    """`inputs`: the shape of a sample, or how many numbers it has. `hidden`: the sizes in between."""
+    first = inputs if isinstance(inputs, int) else math.prod(inputs)
+    return MLP([first, *([hidden] if isinstance(hidden, int) else hidden), outputs])

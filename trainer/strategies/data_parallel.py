@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pycomm import Communicator
@@ -229,15 +229,33 @@ def _overlaps(overlap: Overlap, comm: Communicator) -> bool:
     return overlap == "on"
 
 
+class RankMeans(DataParallel):
+    """For study: every rank back-propagates the mean over its own samples, whatever the others have.
+
+    The gradient is then the mean over ranks of these means (`reduction="mean"`, as with
+    DistributedDataParallel): that of one process only where all ranks have equally many samples, and a rank
+    without one pulls it towards zero. Or it is their sum (`reduction="sum"`, `global_count=1`), a frequent
+    mistake: the step grows with the number of ranks.
+    """
+
+    def before_forward(self, batch: Batch | None) -> None:
+        """The divisor is the same at every step."""
+
+    def loss(self, summed: Tensor, batch: Batch) -> Tensor:
+        return summed / batch.local_count
+
+
 @STRATEGIES.register("data_parallel")
 def data_parallel(
     model: nn.Module, comm: Communicator, optimizer: torch.optim.Optimizer, wire: Wire
 ) -> Strategy:
-    return DataParallel(
+    make = DataParallel if wire.reduction == "global_mean" else RankMeans
+    return make(
         model,
         comm,
         optimizer,
-        reduction="sum",
+        reduction="mean" if wire.reduction == "rank_mean" else "sum",
+        global_count=1 if wire.reduction == "sum" else None,
         codec=wire.codec,
         overlap=wire.overlap,
         bucket_bytes=wire.bucket_bytes,

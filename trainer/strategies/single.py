@@ -1,4 +1,7 @@
-"""One process, plain torch: no buckets, no hooks, nothing sent. What other strategies must equal."""
+"""One process, plain torch: no buckets, no hooks, nothing sent. What other strategies must equal.
+
+All reductions are the same here: the mean over the one rank's samples.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,10 @@ class Single(Strategy):
         if batch is not None:
             self._global_count = batch.global_count
 
-    def step(self) -> None:
+    def synchronize(self) -> None:
         for parameter in self._model.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(1 / self._global_count)
+
+    def step(self) -> None:
         self._optimizer.step()

@@ -1,0 +1,37 @@
+"""When training ends before its last step: the validation loss no longer falls.
+
+The losses are those of evaluate(), the same bits on all ranks, so that all ranks stop at the same step
+without a word about it.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+class Stopping:
+    """Ends training when `patience` evaluations in a row have not brought the loss more than `tolerance`
+    below what it was when it last did so. Without patience it only remembers the best step."""
+
+    def __init__(self, patience: int | None = None, tolerance: float = 0.0) -> None:
+        self.patience = patience
+        self._tolerance = tolerance
+        self._reference = math.inf
+        self._fruitless = 0
+        self.best: tuple[int, float] | None = None  # step and loss
+
+    def observe(self, step: int, loss: float) -> bool:
+        """The loss after `step`; whether training ends here."""
+        if self.best is None or loss < self.best[1]:
+            self.best = step, loss
+        if loss < self._reference - self._tolerance:
+            self._reference, self._fruitless = loss, 0
+        else:
+            self._fruitless += 1
+        return self.patience is not None and self._fruitless >= self.patience
+
+    def __str__(self) -> str:
+        return (
+            f"the validation loss has not improved by more than {self._tolerance:g} "
+            f"for {self.patience} evaluation{'s' * (self.patience != 1)}"
+        )

@@ -1,0 +1,79 @@
+"""How a run is described: one line before it, summary.json after it."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import numpy
+import torch
+from torch import nn
+
+import pycomm
+from pycomm import Communicator
+from trainer.config import FitConfig
+from trainer.data import Dataset
+from trainer.evaluations import Evaluations
+from trainer.metrics import Metrics
+from trainer.sampler import Sampler
+from trainer.state import check_equal, parameters_sha256
+
+
+def headline(config: FitConfig, comm: Communicator, sampler: Sampler, dataset: Dataset) -> str:
+    ranks = f"{comm.size} rank{'s' * (comm.size > 1)}"
+    steps = config.steps_for(sampler.steps_per_epoch)
+    study = f", gradients: {config.grad_reduction}" * (config.grad_reduction != "global_mean")
+    watched = "validation" if dataset.validation else "test (there is no validation split)"
+    watches = f"; watching {watched}" * bool(config.evaluation_steps_for(sampler.steps_per_epoch))
+    return (
+        f"{config.model} on {config.data}, {config.strategy}{study}, {ranks} over {comm.transport}, "
+        f"codec {config.codec}, {torch.get_num_threads()} threads per rank; "
+        f"{_batch(config, comm.size, sampler, len(dataset.train[0]))}, "
+        f"{steps} steps of {sampler.steps_per_epoch} per epoch{watches}"
+    )
+
+
+def _batch(config: FitConfig, size: int, sampler: Sampler, samples: int) -> str:
+    shares = sorted({len(part) for part in numpy.array_split(numpy.empty(sampler.global_batch), size)})
+    per_rank = f"{' or '.join(map(str, shares))} per rank"
+    asked = config.global_batch_for(size)
+    if asked > samples:
+        return f"batch {asked} > dataset of {samples}: global batch {samples} ({per_rank})"
+    return f"global batch {sampler.global_batch} ({per_rank})"
+
+
+def summary(
+    config: FitConfig, model: nn.Module, metrics: Metrics, evaluations: Evaluations, comm: Communicator
+) -> dict[str, Any]:
+    """Raises CollectiveError if ranks hold different parameters. Collective."""
+    param_sha256 = parameters_sha256(model)
+    check_equal(param_sha256, comm, "the trained parameters")
+    best = evaluations.stopping.best
+    return {
+        "strategy": config.strategy,
+        "world_size": comm.size,
+        "steps": len(metrics.rows),
+        "ended": evaluations.ended,
+        "best": best and {"step": best[0], "validation_loss": best[1]},
+        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "loss_first": metrics.rows[0]["loss"],
+        "loss_last": metrics.rows[-1]["loss"],
+        "validation": metrics.rows[-1].get("validation"),
+        "eval": metrics.rows[-1]["eval"],
+        **metrics.timing(),
+        "param_sha256": param_sha256,
+        "transport": comm.transport,
+        "codec": config.codec,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    info = pycomm.info()
+    return {
+        "pycomm": info["pycomm"],
+        "mpi": info["mpi"],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+    }
