@@ -7,7 +7,6 @@ The Hessian of the mean squared error is 2 [[E x², E x], [E x, 1]], its largest
 
 from __future__ import annotations
 
-import json
 import re
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.helpers import run
-from tests.seeds.training import Trace, Training, difference, in_one_process, loss_difference, on_ranks
+from tests.seeds.table import Table
+from tests.seeds.training import (
+    Trace,
+    Training,
+    difference,
+    in_one_process,
+    loss_difference,
+    on_ranks,
+    rows_of,
+)
 from trainer import DATA
 
 FIT = "fit --data linear --data_options.count 1250 --model linear --optimizer sgd --lr 0.01 --global_batch 10"
@@ -44,7 +52,7 @@ def mean_squared_error(inputs: Tensor, targets: Tensor, weight: float, bias: flo
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5])
 def test_the_line_is_found_at_any_number_of_ranks(
-    ranks: int, training: Training, one_process: Trace, table
+    ranks: int, training: Training, one_process: Trace, table: Table
 ) -> None:
     trace = on_ranks(training, ranks)[0]
     inputs, targets = training.inputs, training.targets
@@ -62,11 +70,11 @@ def test_the_line_is_found_at_any_number_of_ranks(
     table.at_most("losses beside one process", 1e-5, loss_difference(trace, one_process), ranks=ranks)
 
 
-def test_four_ranks_that_sum_their_means_diverge_and_say_so(tmp_path: Path, table) -> None:
+def test_four_ranks_that_sum_their_means_diverge_and_say_so(tmp_path: Path, table: Table) -> None:
     arguments = ["--grad_reduction", "sum", "--out", str(tmp_path)]
     ended = run(4, "-m", "trainer", *FIT.split(), *arguments, limit_s=40)
     assert ended.status != 0, ended
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows_of(tmp_path)]
     said = re.search(r"DivergedError: (the loss is (?:nan|inf) at step (\d+)) on rank [0-3]", ended.stderr)
     assert said, ended
     table.at_least("means summed: last finite loss", 1e6, losses[-1], ranks=4)

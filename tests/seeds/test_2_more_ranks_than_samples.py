@@ -9,12 +9,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from tests.seeds.table import Table
 from tests.seeds.training import Training, difference, in_one_process, loss_difference, on_ranks
+
+OPTIMIZERS = [partial(torch.optim.SGD, lr=0.1), partial(torch.optim.Adam, lr=0.01)]
 
 
 @pytest.mark.parametrize("ranks", [5, 6])
-@pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, lr=0.1), partial(torch.optim.Adam, lr=0.01)])
-def test_every_step_is_that_of_one_process(ranks: int, optimizer: partial, table) -> None:
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.func.__name__)
+def test_every_step_is_that_of_one_process(ranks: int, optimizer: partial, table: Table) -> None:
     torch.manual_seed(2)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     loss = partial(functional.mse_loss, reduction="sum")

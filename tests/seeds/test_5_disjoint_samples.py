@@ -14,11 +14,12 @@ from functools import partial
 import torch
 from torch.nn import functional
 
+from tests.seeds.table import Table
 from tests.seeds.training import Training, difference, in_one_process, loss_difference, on_ranks
 from trainer import MODELS
 
 
-def test_two_ranks_share_twenty_samples(table) -> None:
+def test_two_ranks_share_twenty_samples(table: Table) -> None:
     torch.manual_seed(5)
     model = MODELS.build("mlp", inputs=2, outputs=3, hidden=10)
     inputs, labels = torch.randn(20, 2), torch.randint(3, (20,))

@@ -12,6 +12,7 @@ from torch import nn
 
 from pycomm import Communicator
 from pycomm.testing import run_threads
+from tests.seeds.table import Table
 from trainer import DataParallel
 
 POINTS = torch.tensor([[1.0, 0], [0, 1], [1, 1], [0, 0]])
@@ -40,7 +41,7 @@ def one_step(comm: Communicator) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_one_step_gives_the_numbers_by_hand(ranks: int, table) -> None:
+def test_one_step_gives_the_numbers_by_hand(ranks: int, table: Table) -> None:
     found = run_threads(ranks, one_step)
     assert all(each == found[0] for each in found)
     for name, expected in EXPECTED.items():

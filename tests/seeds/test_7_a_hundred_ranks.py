@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from pycomm import Communicator
 from pycomm.testing import run_threads
+from tests.seeds.table import Table
 from trainer import MODELS, DataParallel
 from trainer.__main__ import main
 from trainer.state import parameters_sha256
@@ -32,7 +33,7 @@ DRY_RUN = (
 )
 
 
-def test_a_dry_run_announces_the_traffic(capsys: pytest.CaptureFixture[str], table) -> None:
+def test_a_dry_run_announces_the_traffic(capsys: pytest.CaptureFixture[str], table: Table) -> None:
     main(DRY_RUN.split())
     lines = [re.split(r"\s{2,}", line) for line in capsys.readouterr().out.splitlines()]
     said = {name: cells for name, *cells in lines}
@@ -115,7 +116,7 @@ ROUNDING = {"none": (4, 2.0**-24, 2.0**-150), "fp16": (2, 2.0**-11, 2.0**-25)}  
 
 
 @pytest.mark.parametrize("codec", ROUNDING)
-def test_a_hundred_ranks_send_what_theory_says_and_train(codec: str, table) -> None:
+def test_a_hundred_ranks_send_what_theory_says_and_train(codec: str, table: Table) -> None:
     wire_bytes, unit, least = ROUNDING[codec]
     initial = network()
     results = run_threads(RANKS, train, initial, codec, transport="inproc")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pycomm import Communicator
 from pycomm.testing import run_threads
+from tests.seeds.table import Table
 from trainer import DataParallel
 
 FEATURES = 6
@@ -66,7 +67,7 @@ def all_reduced(comm: Communicator, rate: float, m: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("k", "m"), [(2, 4), (4, 8), (8, 1)])
-def test_pushes_are_one_step_of_the_mean_bit_for_bit(k: int, m: int, table) -> None:
+def test_pushes_are_one_step_of_the_mean_bit_for_bit(k: int, m: int, table: Table) -> None:
     rate = 2.0**-5
     inputs, targets, weights = problem(m * k, exact=True)
     expected = weights - rate * (summed_gradient(weights, inputs, targets) / (m * k))
@@ -81,7 +82,7 @@ def test_pushes_are_one_step_of_the_mean_bit_for_bit(k: int, m: int, table) -> N
 
 
 @pytest.mark.parametrize(("k", "m"), [(3, 5), (5, 7)])
-def test_pushes_are_one_step_of_the_mean_to_rounding(k: int, m: int, table) -> None:
+def test_pushes_are_one_step_of_the_mean_to_rounding(k: int, m: int, table: Table) -> None:
     rate = 0.1
     inputs, targets, weights = problem(m * k, exact=False)
     exact = summed_gradient(weights.double(), inputs.double(), targets.double())

@@ -7,8 +7,11 @@ with the trainer: it steps on the mean loss of the whole batch.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +84,11 @@ def _one_rank(comm: Communicator, training: Training) -> Trace:
             optimizer.step()
             trace.add(comm.all_reduce(mine).item() / batch.global_count, model, batch.indices)
     return trace
+
+
+def rows_of(run: Path) -> list[dict[str, Any]]:
+    """What `fit` wrote in that folder, by step."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def difference(found: Trace, expected: Trace) -> float:
