@@ -92,7 +92,7 @@ class GradientBuckets:
         ]
         self._scale: float | None = None
         self.paused = False
-        self._fingerprint: Any = hashlib.sha256()  # None once it was taken
+        self._fingerprint: Any = hashlib.sha256() if comm.size > 1 else None  # None once it was taken
         self._begin()
         self._handles = [
             slot.parameter.register_post_accumulate_grad_hook(partial(self._arrived, index))
@@ -151,7 +151,7 @@ class GradientBuckets:
     def take_fingerprint(self) -> bytes | None:
         """Hash of the gradients that this rank has brought so far, zeros left out; None if there were none.
 
-        Only once: nothing is hashed afterwards.
+        Only once, with two ranks or more: nothing is hashed afterwards.
         """
         digest: bytes = self._fingerprint.digest()
         self._fingerprint = None

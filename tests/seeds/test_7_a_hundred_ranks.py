@@ -51,11 +51,10 @@ def test_a_dry_run_announces_the_traffic(capsys: pytest.CaptureFixture[str], tab
 
 @dataclass(frozen=True)
 class Step:
-    """One rank's view: parameters before, reduced gradients, bytes that it sent."""
+    """All parameters before it, and the gradients that all ranks got."""
 
     before: Tensor
     gradient: Tensor
-    bytes_sent: int
 
 
 def network() -> nn.Module:
@@ -63,8 +62,11 @@ def network() -> nn.Module:
     return MODELS.build("mlp", inputs=1024, outputs=5, hidden=[659, 488])
 
 
-def parts() -> list[tuple[Tensor, Tensor]]:
-    """Two samples for each rank: the traffic does not depend on the batch."""
+Parts = list[tuple[Tensor, Tensor]]
+
+
+def two_samples_each() -> Parts:
+    """The traffic does not depend on the batch."""
     random = torch.Generator().manual_seed(70)
     inputs = torch.randn(SAMPLES, 1024, generator=random)
     labels = torch.randint(5, (SAMPLES,), generator=random)
@@ -79,7 +81,9 @@ def flat(tensors: list[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().flatten() for tensor in tensors])
 
 
-def train(comm: Communicator, initial: nn.Module, codec: str) -> tuple[list[int], list[Step], str]:
+def train(
+    comm: Communicator, initial: nn.Module, parts: Parts, codec: str
+) -> tuple[list[int], list[Step], str]:
     """This rank's bytes by step, rank 0's steps, and a hash of the parameters in the end."""
     model = copy.deepcopy(initial)
     parameters = list(model.parameters())
@@ -89,19 +93,19 @@ def train(comm: Communicator, initial: nn.Module, codec: str) -> tuple[list[int]
         for _ in range(STEPS):
             before = flat(parameters) if comm.rank == 0 else None
             optimizer.zero_grad()
-            backward(model, *parts()[comm.rank])
+            backward(model, *parts[comm.rank])
             optimizer.step()
             sent.append(parallel.bytes_sent)
             if before is not None:
-                steps.append(Step(before, flat([parameter.grad for parameter in parameters]), sent[-1]))
+                steps.append(Step(before, flat([parameter.grad for parameter in parameters])))
     return sent, steps, parameters_sha256(model)
 
 
-def exact_gradient(model: nn.Module, parameters: Tensor) -> tuple[Tensor, Tensor]:
+def exact_gradient(model: nn.Module, parts: Parts, parameters: Tensor) -> tuple[Tensor, Tensor]:
     """One process: the ranks' gradients added in float64, and their absolute values; over the samples."""
     nn.utils.vector_to_parameters(parameters, model.parameters())
     total, magnitude = torch.zeros(2, len(parameters), dtype=torch.float64)
-    for inputs, labels in parts():
+    for inputs, labels in parts:
         model.zero_grad()
         backward(model, inputs, labels)
         gradient = flat([parameter.grad for parameter in model.parameters()]).double()
@@ -118,8 +122,8 @@ ROUNDING = {"none": (4, 2.0**-24, 2.0**-150), "fp16": (2, 2.0**-11, 2.0**-25)}  
 @pytest.mark.parametrize("codec", ROUNDING)
 def test_a_hundred_ranks_send_what_theory_says_and_train(codec: str, table: Table) -> None:
     wire_bytes, unit, least = ROUNDING[codec]
-    initial = network()
-    results = run_threads(RANKS, train, initial, codec, transport="inproc")
+    initial, parts = network(), two_samples_each()
+    results = run_threads(RANKS, train, initial, parts, codec, transport="inproc")
     name = {"none": "fp32"}.get(codec, codec)
 
     chunks = [len(chunk) for chunk in np.array_split(np.empty(PADDED), RANKS)]
@@ -133,7 +137,7 @@ def test_a_hundred_ranks_send_what_theory_says_and_train(codec: str, table: Tabl
 
     model = copy.deepcopy(initial)
     for number, step in enumerate(results[0][1], start=1):
-        expected, magnitude = exact_gradient(model, step.before)
+        expected, magnitude = exact_gradient(model, parts, step.before)
         bound = (RANKS + 1) * (1 + unit) ** RANKS * (unit * magnitude + least)
         worst = ((step.gradient.double() - expected).abs() / bound).max().item()
         table.at_most(f"{name}: step {number}, error / bound beside one process", 1.0, worst, ranks=RANKS)

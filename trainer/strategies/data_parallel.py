@@ -82,7 +82,7 @@ class DataParallel(Strategy):
         self._global_count = None if global_count is None else self._checked(global_count)
         self._broadcast_buffers = broadcast_buffers
         self._synchronized = False
-        self._first = True
+        self._samples_unchecked = comm.size > 1
         self.overlap = _overlaps(overlap, comm)
         slots = slots_of(model, optimizer)
         self._trainable = {id(slot.parameter) for slot in slots}
@@ -148,9 +148,9 @@ class DataParallel(Strategy):
         self._gradients.reduce()
         if self._broadcast_buffers:
             broadcast(self._model.buffers(), self._comm)
-        if self._first:
+        if self._samples_unchecked:
             self._check_samples()
-        self._first = False
+            self._samples_unchecked = False
         self._synchronized = True
         self.exposed_s = time.monotonic() - start
 
@@ -202,10 +202,10 @@ class DataParallel(Strategy):
         return global_count
 
     def _check_samples(self) -> None:
-        """Equal bits from all ranks, in the first round, are equal samples: the commonest mistake of all."""
+        """Equal bits from all ranks, in the first round, are equal samples: a sampler was forgotten."""
         fingerprint = self._gradients.take_fingerprint()
         differ = ranks_that_differ(fingerprint or bytes(32), self._comm)
-        if self._comm.size > 1 and self._comm.rank == 0 and fingerprint is not None and not differ:
+        if self._comm.rank == 0 and fingerprint is not None and not differ:
             warnings.warn(
                 f"all {self._comm.size} ranks have bit-identical gradients in the first step: they train on "
                 "the same samples. Give each its own part of the batch, by trainer.sampler.Sampler, "
