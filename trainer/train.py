@@ -79,7 +79,7 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
                 break
         on_rank_0(comm, lambda: save_weights(config.out / FINAL, model, step))
         result = summary(config, model, metrics, evaluations, comm)
-        metrics.write_summary(result)
+        on_rank_0(comm, lambda: metrics.write_summary(result))
     return result
 
 

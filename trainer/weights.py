@@ -28,10 +28,13 @@ def save_weights(path: Path, model: nn.Module, step: int) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in _state(model).items()}
     header = {"format": "pt", "step": str(step), "state_sha256": state_sha256(model)}
     with replacing(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode
         try:
             save_file(tensors, partial, header)
         except SafetensorError as error:
             raise OSError(str(error)) from error
+        partial.chmod(mode)  # safetensors makes files that only their owner can read
 
 
 def load_weights(path: Path, model: nn.Module) -> int:
@@ -45,10 +48,12 @@ def load_weights(path: Path, model: nn.Module) -> int:
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
+            if not header.keys() >= {"step", "state_sha256"}:
+                raise TrainerError(f"{path} was not written by fit: its header names no step and no hash")
             _fill(_state(model), {name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
     except SafetensorError as error:
         raise TrainerError(f"{path} is damaged: {error}") from error
-    if header.get("state_sha256") != state_sha256(model):
+    if header["state_sha256"] != state_sha256(model):
         raise TrainerError(f"{path} is damaged: its tensors have another hash than when they were written")
     return int(header["step"])
 

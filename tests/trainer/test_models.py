@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from trainer.data import cross_entropy
 from trainer.errors import TrainerError
 from trainer.models import MODELS
-from trainer.models.gpt import token_loss
 
 
 def parameter_count(model: torch.nn.Module) -> int:
@@ -55,7 +55,7 @@ def test_gpt_starts_at_the_loss_of_a_guess_and_learns() -> None:
     losses = []
     for _ in range(30):
         optimizer.zero_grad()
-        loss = token_loss(model(tokens), targets)
+        loss = cross_entropy(model(tokens), targets)
         (loss / targets.numel()).backward()
         optimizer.step()
         losses.append(loss.item() / targets.numel())
@@ -68,3 +68,35 @@ def test_gpt_refuses_what_it_cannot_hold() -> None:
         small_gpt()(torch.zeros(1, 9, dtype=torch.long))
     with pytest.raises(TrainerError, match="width 16 is not a multiple of heads 3"):
         MODELS.build("gpt", width=16, heads=3)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_gpt_takes_tokens_of_any_integer_dtype(dtype: torch.dtype) -> None:
+    model = small_gpt()
+    tokens = torch.randint(11, (2, 8))
+    assert torch.equal(model(tokens.to(dtype)), model(tokens))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "parameters"), [((1, 28, 28), 20_490), ((1, 8, 8), 6_090), ((3, 4, 7), 5_418)]
+)
+def test_the_cnn_fits_the_images(inputs: tuple[int, int, int], parameters: int) -> None:
+    model = MODELS.build("cnn", inputs=inputs)
+    assert parameter_count(model) == parameters
+    assert model(torch.zeros(5, *inputs)).shape == (5, 10)
+
+
+@pytest.mark.parametrize("inputs", [1, (784,), (1, 3, 28)])
+def test_the_cnn_refuses_what_is_no_image(inputs: object) -> None:
+    with pytest.raises(TrainerError, match="model 'cnn': expected images"):
+        MODELS.build("cnn", inputs=inputs)
+    with pytest.raises(TrainerError, match="expected a width of 1 or more, got 0"):
+        MODELS.build("cnn", width=0)
+
+
+def test_models_of_vectors_take_images_as_well() -> None:
+    for name in ("linear", "mlp"):
+        model = MODELS.build(name, inputs=(1, 4, 5), outputs=3)
+        assert model(torch.zeros(7, 1, 4, 5)).shape == (7, 3)
+        same = MODELS.build(name, inputs=20, outputs=3)
+        assert [p.shape for p in same.parameters()] == [p.shape for p in model.parameters()]

@@ -57,7 +57,25 @@ def test_more_ranks_than_samples_leave_some_without() -> None:
     assert [len(part) for part in step_of(5, 0, count=3, global_batch=3)] == [1, 1, 1, 0, 0]
 
 
-@pytest.mark.parametrize("global_batch", [0, 104])
-def test_a_batch_that_the_data_cannot_fill_is_refused(global_batch: int) -> None:
-    with pytest.raises(TrainerError, match=f"expected 1 to 103 .* got {global_batch}"):
-        Sampler(103, global_batch, 7)
+def test_a_batch_of_more_than_there_is_takes_all() -> None:
+    sampler = Sampler(103, 128, 7)
+    assert (sampler.global_batch, sampler.steps_per_epoch) == (103, 1)
+    assert sorted(torch.cat(step_of(2, 0, global_batch=128)).tolist()) == list(range(103))
+    assert [len(part) for part in step_of(2, 1, count=100, global_batch=128)] == [50, 50]
+
+
+@pytest.mark.parametrize(("count", "global_batch"), [(103, 0), (0, 10)])
+def test_no_batch_and_no_sample_are_refused(count: int, global_batch: int) -> None:
+    with pytest.raises(TrainerError, match=f"1 or more, got {count} and {global_batch}"):
+        Sampler(count, global_batch, 7)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_counts_are_those_of_the_samples_taken(size: int) -> None:
+    counts = torch.arange(103)
+    for step in range(11):
+        batches = [Sampler(103, 10, 7, rank, size, counts).batch(step) for rank in range(size)]
+        assert [batch.local_count for batch in batches] == [int(batch.indices.sum()) for batch in batches]
+        total = sum(batch.local_count for batch in batches)
+        assert [batch.global_count for batch in batches] == [total] * size
+        assert [batch.global_samples for batch in batches] == [sum(len(b.indices) for b in batches)] * size

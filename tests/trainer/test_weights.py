@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import copy
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from trainer.errors import TrainerError
+from trainer.weights import finite, load_weights, save_weights
+
+
+class Tied(nn.Module):
+    """A parameter in two places, one that is not contiguous, and buffers."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first = nn.Linear(3, 3)
+        self.second = nn.Linear(3, 3, bias=False)
+        self.second.weight = self.first.weight
+        self.turned = nn.Parameter(torch.randn(2, 5).t())
+        self.norm = nn.BatchNorm1d(3)
+        self.norm.running_mean.normal_()
+
+
+def test_what_is_saved_is_loaded_to_the_bit(tmp_path: Path) -> None:
+    saved, loaded = Tied(0), Tied(1)
+    save_weights(tmp_path / "w.safetensors", saved, step=7)
+    assert load_weights(tmp_path / "w.safetensors", loaded) == 7
+    for name, tensor in saved.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+    assert loaded.second.weight is loaded.first.weight
+
+
+def test_a_shared_parameter_is_stored_once_under_its_first_name(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w.safetensors", Tied(0), step=1)
+    stored = load_file(tmp_path / "w.safetensors")
+    names = {"first.weight", "first.bias", "turned", "norm.weight", "norm.bias"}
+    buffers = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+    assert stored.keys() == names | buffers
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (nn.Linear(3, 2), r"expected bias as torch.float32 \(2,\), got torch.float32 \(3,\)"),
+        (nn.Linear(3, 3, bias=False), r"expected bias as nothing, got torch.float32 \(3,\)"),
+        (nn.Linear(3, 3).double(), r"expected bias as torch.float64 \(3,\), got torch.float32 \(3,\)"),
+        (nn.Sequential(nn.Linear(3, 3)), r"expected 0.bias as .*, got nothing"),
+    ],
+)
+def test_weights_of_another_model_are_refused(tmp_path: Path, other: nn.Module, message: str) -> None:
+    save_weights(tmp_path / "w.safetensors", nn.Linear(3, 3), step=1)
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(TrainerError, match=f"w.safetensors is of another model: {message}"):
+        load_weights(tmp_path / "w.safetensors", other)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
+
+
+def test_a_file_that_changed_or_is_torn_or_missing_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(TrainerError, match=r"w.safetensors does not exist"):
+        load_weights(path, nn.Linear(3, 3))
+    save_weights(path, nn.Linear(3, 3), step=1)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(TrainerError, match=r"w.safetensors is damaged: its tensors have another hash"):
+        load_weights(path, nn.Linear(3, 3))
+    path.write_bytes(whole[:-1])
+    with pytest.raises(TrainerError, match=r"w.safetensors is damaged"):
+        load_weights(path, nn.Linear(3, 3))
+
+
+def test_weights_of_another_program_are_refused(tmp_path: Path) -> None:
+    model = nn.Linear(3, 3)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(TrainerError, match="was not written by fit"):
+        load_weights(tmp_path / "w.safetensors", model)
+
+
+@pytest.fixture
+def files_of_4_kb() -> Iterator[None]:
+    """Writes beyond that fail as they do on a full disk, with another errno."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_weights_without_room_leave_the_earlier_ones(tmp_path: Path, files_of_4_kb: None) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, nn.Linear(3, 3), step=1)
+    before = path.read_bytes()
+    with pytest.raises(TrainerError, match=r"cannot write .*w.safetensors: .*File too large"):
+        save_weights(path, nn.Linear(300, 300), step=2)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_weights_can_be_read_by_whom_other_files_can(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    save_weights(tmp_path / "w.safetensors", nn.Linear(3, 3), step=1)
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_finite_sees_parameters_and_buffers() -> None:
+    model = nn.BatchNorm1d(3)
+    assert finite(model)
+    model.running_mean[1] = torch.inf
+    assert not finite(model)
+    model.running_mean[1] = 0
+    model.weight.data[2] = torch.nan
+    assert not finite(model)
