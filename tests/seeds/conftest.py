@@ -6,15 +6,12 @@ that ends the report, with the numbers expected and found.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from tests.seeds.table import Row, Table, lines
 
 torch = pytest.importorskip("torch", reason="the trainer needs torch")
 
-TIME_LIMIT_S = 60
 ROWS = pytest.StashKey[list[Row]]()
 
 
@@ -27,12 +24,6 @@ def table(request: pytest.FixtureRequest) -> Table:
 @pytest.fixture(autouse=True)
 def one_compute_thread() -> None:
     torch.set_num_threads(1)
-
-
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    for item in items:
-        if item.path.parent.name == "seeds" and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(TIME_LIMIT_S))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

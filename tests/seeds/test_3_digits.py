@@ -26,7 +26,7 @@ SAMPLES = 3750  # of 5,000, a fifth is the test split and a twentieth the valida
 def test_digits_are_learned_and_validated_every_ten_epochs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], table: Table
 ) -> None:
-    ended = run(2, "-m", "trainer", *FIT.split(), "--out", str(tmp_path), limit_s=50)
+    ended = run(2, "-m", "trainer", *FIT.split(), "--out", str(tmp_path), limit_s=90)
     assert ended.status == 0, ended
     summary = json.loads((tmp_path / "summary.json").read_text())
     rows = rows_of(tmp_path)

@@ -26,7 +26,7 @@ FIT = (
 
 
 def test_every_step_takes_all_samples(tmp_path: Path, table: Table) -> None:
-    ended = run(2, "-m", "trainer", *FIT.split(), "--out", str(tmp_path / "two"), limit_s=50)
+    ended = run(2, "-m", "trainer", *FIT.split(), "--out", str(tmp_path / "two"), limit_s=90)
     assert ended.status == 0, ended
     summary, rows = json.loads((tmp_path / "two" / "summary.json").read_text()), rows_of(tmp_path / "two")
     config = FitConfig(
