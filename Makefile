@@ -25,7 +25,7 @@ attempt = $(1) || { echo "make: installing failed, see above; it needs a package
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help train test check bench build compile format tidy asan ubsan tsan sanitize stubs clean distclean \
+.PHONY: help train test seeds check bench build compile format tidy asan ubsan tsan sanitize stubs clean distclean \
   tests-compile check-format check-lint check-types check-layers check-stubs
 
 help: ## this list
@@ -40,6 +40,9 @@ test: $(VENV)/.dev compile tests-compile ## set up, build, run all tests
 	$(RUN) -m pytest $(PYTEST)
 	@echo
 	@echo "What is tested where, and how to run parts of it: CONTRIBUTING.md. Sanitizers: make sanitize. Speed: make bench"
+
+seeds: $(VENV)/.dev compile ## worked examples with known numbers: a table of expected and found
+	$(RUN) -m pytest tests/seeds $(PYTEST)
 
 check: check-format check-lint check-types check-layers check-stubs ## formatters, linters, types, layers, stubs
 

@@ -71,13 +71,11 @@ class Buckets:
     ) -> None:
         if launch not in ("full", "manual"):
             raise InvalidArgument(f"launch is '{launch}'; expected full or manual")
-        if bucket_bytes < 1:
-            raise InvalidArgument(f"bucket_bytes is {bucket_bytes}; expected at least 1")
         self.slots = list(slots)
         self.scale = 1.0
         self._comm = comm
-        self._dtypes = [_dtype_name(slot.dtype) for slot in self.slots]
-        self._places, sizes, dtypes = _cut(self.slots, self._dtypes, bucket_bytes)
+        self._places, sizes, dtypes = layout(self.slots, bucket_bytes)
+        self._dtypes = [dtypes[bucket] for bucket, _, _ in self._places]
         self.dtypes = dtypes  # of each bucket
         self.flat = [np.zeros(size, _NUMPY[name]) for size, name in zip(sizes, dtypes, strict=True)]
         self._core = _core.Bucketer(
@@ -176,20 +174,14 @@ class Buckets:
         return sum(work.bytes_sent for work in self._last_works)
 
 
-def _dtype_name(dtype: Any) -> str:
-    name = str(dtype).removeprefix("torch.")
-    if name not in _DTYPES:
-        with contextlib.suppress(TypeError):
-            name = np.dtype(dtype).name
-    if name not in _DTYPES:
-        raise InvalidArgument(f"a slot has dtype {dtype}; expected one of {', '.join(_DTYPES)}")
-    return name
-
-
-def _cut(
-    slots: Sequence[Slot], dtypes: Sequence[str], bucket_bytes: int
+def layout(
+    slots: Sequence[Slot], bucket_bytes: int = 25 << 20
 ) -> tuple[list[tuple[int, int, int]], list[int], list[str]]:
-    """Places of the slots, sizes and dtypes of the buckets."""
+    """How `Buckets` lays these slots out: the place of each slot, as `Buckets.place` gives it, and the
+    elements and dtype of each bucket. Allocates nothing."""
+    if bucket_bytes < 1:
+        raise InvalidArgument(f"bucket_bytes is {bucket_bytes}; expected at least 1")
+    dtypes = [_dtype_name(slot.dtype) for slot in slots]
     open_bucket: dict[tuple[int, str], list[int]] = {}
     done: list[list[int]] = []
     for i, slot in enumerate(slots):
@@ -210,6 +202,16 @@ def _cut(
             offset += _padded(slots[i].count)
         sizes.append(offset)
     return places, sizes, [dtypes[members[0]] for members in done]
+
+
+def _dtype_name(dtype: Any) -> str:
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        with contextlib.suppress(TypeError):
+            name = np.dtype(dtype).name
+    if name not in _DTYPES:
+        raise InvalidArgument(f"a slot has dtype {dtype}; expected one of {', '.join(_DTYPES)}")
+    return name
 
 
 def _padded(count: int) -> int:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+from collections.abc import Iterable
 from typing import Any
 
 from pycomm import _core
+from pycomm.errors import InvalidArgument
 
 
 def info() -> dict[str, Any]:
@@ -30,11 +32,22 @@ def info() -> dict[str, Any]:
     }
 
 
+def check_transports(names: Iterable[str]) -> None:
+    """Raises InvalidArgument for a transport that this build lacks, with the reason and those it has."""
+    mpi, known = _core.mpi_info(), _core.transports()
+    for name in names:
+        if name not in known:
+            why = _missing(mpi).get(name, "unknown")
+            raise InvalidArgument(f"transport '{name}': {why}; there is {', '.join(known)}")
+
+
 def _missing(mpi: dict[str, Any]) -> dict[str, str]:
     """What a build or a machine can lack, and why it does here."""
     out = {}
     if not mpi["ulfm"]:
         out["ulfm"] = "this MPI library has no MPIX_Comm_revoke; Open MPI 5 has"
+    if "nccl" not in _core.transports():
+        out["nccl"] = "it moves CUDA tensors only, and this build moves host memory"
     for isa in ("avx2", "avx512"):
         if isa not in _core.available_isas():
             out[isa] = "this processor or its operating system does not offer it"

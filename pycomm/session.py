@@ -17,6 +17,7 @@ from typing import Any
 from pycomm import _core
 from pycomm.communicator import Communicator, World
 from pycomm.errors import Aborted, InvalidArgument, TransportError
+from pycomm.features import check_transports
 
 # Variables by which launchers say how many processes they started.
 _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS")
@@ -34,8 +35,9 @@ def init(comm: Any = None) -> Communicator:
 
     comm: an mpi4py communicator to stand on; None is the world of `mpirun`, or this process alone where no
     launcher started it. Starts MPI (through mpi4py) only under a launcher. Raises TransportError when the
-    launcher and the MPI library do not belong together, or when MPI lacks MPI_THREAD_MULTIPLE; Aborted in a
-    process forked from one that had called init().
+    launcher and the MPI library do not belong together, or when MPI lacks MPI_THREAD_MULTIPLE;
+    InvalidArgument for settings that do not hold here, and where comm is None and RANK or WORLD_SIZE in the
+    environment contradict the world; Aborted in a process forked from one that had called init().
 
     >>> comm = pycomm.init()
     >>> comm.rank, comm.size
@@ -49,6 +51,8 @@ def init(comm: Any = None) -> Communicator:
             return _world
         _register_exit()
         alone = comm is None and not _under_launcher()
+        if alone:
+            _check_variables(0, 1)
         _world = _connect(0, 1, {}, [0]) if alone else _connect_mpi(comm)
         return _world
 
@@ -126,11 +130,12 @@ def _connect_mpi(comm: Any) -> Communicator:
             f"mpi4py runs on '{theirs}', pycomm on '{ours}': they must share one MPI library. "
             "Import pycomm before mpi4py, or rebuild one of them."
         )
+    _check_launcher(MPI.COMM_WORLD.Get_size(), ours)
     if comm is None:
         comm = MPI.COMM_WORLD
+        _check_variables(comm.Get_rank(), comm.Get_size())
     elif not isinstance(comm, MPI.Comm):
         raise InvalidArgument(f"comm is a {type(comm).__name__}; expected an mpi4py communicator")
-    _check_launcher(MPI.COMM_WORLD.Get_size(), ours)
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
     leader = node.bcast(comm.Get_rank(), root=0)
     node.Free()
@@ -164,7 +169,19 @@ def _check_launcher(size: int, library: str) -> None:
             )
 
 
+def _check_variables(rank: int, size: int) -> None:
+    """Where RANK and WORLD_SIZE say something else, ranks were started by torchrun, or numbered by hand."""
+    for name, value in (("RANK", rank), ("WORLD_SIZE", size)):
+        if os.environ.get(name, str(value)) != str(value):
+            raise InvalidArgument(
+                f"the environment says {name}={os.environ[name]}, but this process is rank {rank} of {size}: "
+                "ranks are numbered by `python -m pycomm.launch -n N` or mpirun, not by hand or torchrun; "
+                "unset RANK and WORLD_SIZE"
+            )
+
+
 def _connect(rank: int, size: int, handles: dict[str, int], nodes: list[int]) -> Communicator:
+    check_transports(filter(None, os.environ.get("PYCOMM_TRANSPORTS", "").split(",")))
     cores = _own_cores(nodes.count(nodes[rank]))
     engine = _core.Engine.create(rank, size, handles, _wants_thread(size, cores), [])
     for warning in engine.warnings:

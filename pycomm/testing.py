@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pycomm import _core
 from pycomm.communicator import Communicator, World
 from pycomm.errors import Timeout
+from pycomm.features import check_transports
 
 R = TypeVar("R")
 
@@ -35,6 +36,7 @@ def run_threads(
     >>> run_threads(3, lambda comm: comm.all_reduce(np.array([comm.rank])).item())
     [3, 3, 3]
     """
+    check_transports([transport] if transport else [])
     world = _core.ThreadWorld(n)
     ranks = [_Rank(r, n, world, fn, args, transport, progress) for r in range(n)]
     for rank in ranks:

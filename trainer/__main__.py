@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from trainer.config import FitConfig, PredictConfig
 from trainer.errors import CollectiveError, TrainerError, naming_extras
@@ -37,10 +37,21 @@ def _report(run: Path, out: Path) -> Callable[[], None]:
     return lambda: None
 
 
-def _fit(**options: Any) -> Callable[[], None]:
+def _fit(dry_run: Literal["table", "json"] | None, ranks: int | None, **options: Any) -> Callable[[], None]:
     config = FitConfig(**options)
     config.check()
+    if dry_run is not None:
+        needs = _needs(config, 1 if ranks is None else ranks, dry_run)
+        return lambda: print(needs)
+    if ranks is not None:
+        raise TrainerError("ranks belongs to dry_run: how many ranks train is what the launcher starts")
     return lambda: _run_fit(config)
+
+
+def _needs(config: FitConfig, ranks: int, form: Literal["table", "json"]) -> str:
+    from trainer.dry_run import dry_run
+
+    return dry_run(config, ranks, form)
 
 
 def _predict(**options: Any) -> Callable[[], None]:
@@ -60,6 +71,10 @@ def _parser() -> Any:
     fit = ArgumentParser()
     fit.add_class_arguments(FitConfig)
     fit.add_argument("--config", action="config", help="YAML file with these options")
+    fit.add_argument(
+        "--dry_run", nargs="?", const="table", choices=["table", "json"], help="print what a run would need"
+    )
+    fit.add_argument("--ranks", type=int, help="of a dry run, which needs no launcher (1 if not given)")
     commands.add_subcommand("fit", fit, help="train a model")
     predict = ArgumentParser()
     predict.add_class_arguments(PredictConfig)

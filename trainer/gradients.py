@@ -13,9 +13,11 @@ the life of the model, so all ranks launch the same buckets in the same order wi
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -23,6 +25,7 @@ from torch.optim import Optimizer
 
 import pycomm
 from trainer.errors import TrainerError
+from trainer.state import bits
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class Slot:
     name: str
     parameter: nn.Parameter
     group: int  # gradients of different groups never share a bucket
+
+    @property
+    def place(self) -> pycomm.Slot:
+        """What it asks of a bucket."""
+        return pycomm.Slot(self.parameter.numel(), self.parameter.dtype, self.group)
 
 
 def slots_of(model: nn.Module, optimizer: Optimizer | None) -> list[Slot]:
@@ -73,7 +81,7 @@ class GradientBuckets:
         self._bucket_ready = bucket_ready
         self._buckets = pycomm.Buckets(
             comm,
-            [pycomm.Slot(slot.parameter.numel(), slot.parameter.dtype, slot.group) for slot in slots],
+            [slot.place for slot in slots],
             bucket_bytes=bucket_bytes,
             codec=codec,
             launch="manual",
@@ -84,6 +92,7 @@ class GradientBuckets:
         ]
         self._scale: float | None = None
         self.paused = False
+        self._fingerprint: Any = hashlib.sha256() if comm.size > 1 else None  # None once it was taken
         self._begin()
         self._handles = [
             slot.parameter.register_post_accumulate_grad_hook(partial(self._arrived, index))
@@ -111,6 +120,11 @@ class GradientBuckets:
         """By bucket of the last round: launched and reduced when, on the clock of time.monotonic()."""
         return list(zip(self._buckets.submitted_s, self._buckets.finished_s, strict=True))
 
+    @property
+    def bytes_sent(self) -> int:
+        """What this rank sent in the last round, as Buckets.bytes_sent."""
+        return self._buckets.bytes_sent
+
     def launch(self, bucket: int) -> None:
         """Starts the reduction of a bucket that is ready; does not block."""
         self._buckets.launch(bucket)
@@ -133,6 +147,15 @@ class GradientBuckets:
             if used:
                 slot.parameter.grad = view
         self._begin()
+
+    def take_fingerprint(self) -> bytes | None:
+        """Hash of the gradients that this rank has brought so far, zeros left out; None if there were none.
+
+        Only once, with two ranks or more: nothing is hashed afterwards.
+        """
+        digest: bytes = self._fingerprint.digest()
+        self._fingerprint = None
+        return None if digest == hashlib.sha256().digest() else digest
 
     def close(self) -> None:
         """Removes the hooks. Gradients keep their values."""
@@ -176,6 +199,8 @@ class GradientBuckets:
         parameter, view = self._slots[index].parameter, self._views[index]
         gradient = parameter.grad
         assert gradient is not None
+        if self._fingerprint is not None and not gradient.is_sparse and gradient.any():
+            self._fingerprint.update(bits(gradient))
         if gradient is view:
             ready = self._buckets.mark(index)
         else:

@@ -47,9 +47,7 @@ def data_sha256(dataset: Dataset) -> str:
 
 def check_equal(sha256: str, comm: Communicator, what: str) -> None:
     """Collective: raises CollectiveError, on every rank, that names the ranks whose hash is not rank 0's."""
-    mine = torch.frombuffer(bytearray.fromhex(sha256), dtype=torch.uint8)
-    hashes = comm.all_gather(mine).view(comm.size, -1)
-    different = [rank for rank in range(comm.size) if not torch.equal(hashes[rank], hashes[0])]
+    different = ranks_that_differ(bytes.fromhex(sha256), comm)
     if different:
         ranks = ", ".join(map(str, different))
         raise CollectiveError(
@@ -57,9 +55,21 @@ def check_equal(sha256: str, comm: Communicator, what: str) -> None:
         )
 
 
+def ranks_that_differ(digest: bytes, comm: Communicator) -> list[int]:
+    """The ranks whose digest is not rank 0's. Collective, blocks; all ranks get the same list."""
+    mine = torch.frombuffer(bytearray(digest), dtype=torch.uint8)
+    hashes = comm.all_gather(mine).view(comm.size, -1)
+    return [rank for rank in range(comm.size) if not torch.equal(hashes[rank], hashes[0])]
+
+
+def bits(tensor: Tensor) -> memoryview:
+    """The tensor's bytes, for a hash."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
 def _sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
     sha256 = hashlib.sha256()
     for name, tensor in tensors:
         sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sha256.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        sha256.update(bits(tensor))
     return sha256.hexdigest()

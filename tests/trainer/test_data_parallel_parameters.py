@@ -76,7 +76,7 @@ def test_a_parameter_used_later_joins_later() -> None:
         with DataParallel(model, comm, optimizer, reduction="sum", global_count=COUNT):
             for taken in ((0,), (0, 2), (0,)):
                 optimizer.zero_grad()
-                model(batch()[0], taken).sum().backward()
+                model(part(batch()[0], comm), taken).sum().backward()
                 optimizer.step()
                 has_gradient.append(model.branches[2].weight.grad is not None)
         return has_gradient

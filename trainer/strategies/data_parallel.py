@@ -12,6 +12,7 @@ The method is that of Li et al., "PyTorch Distributed: Experiences on Accelerati
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from pycomm import Communicator
 from trainer.errors import TrainerError
 from trainer.gradients import GradientBuckets, slots_of
 from trainer.sampler import Batch
-from trainer.state import broadcast, check_equal, state_sha256
+from trainer.state import broadcast, check_equal, parameters_sha256, ranks_that_differ, state_sha256
 from trainer.strategy import STRATEGIES, Overlap, Strategy, Wire
 
 
@@ -40,7 +41,8 @@ class DataParallel(Strategy):
 
     Construction is collective and blocks: every rank gets rank 0's parameters and buffers, and a hash is
     compared. Afterwards every rank must reach every `optimizer.step()`, with or without a backward before
-    it. Gradients have to be zeroed or dropped after each step. Buffers follow rank 0 at each step.
+    it. Gradients have to be zeroed or dropped after each step. Buffers follow rank 0 at each step. Warns
+    when all ranks bring the same gradients to the first step: then all train on the same samples.
 
     Args:
         optimizer: its step waits for the reduction, and its parameter groups do not share buckets. Without
@@ -80,6 +82,7 @@ class DataParallel(Strategy):
         self._global_count = None if global_count is None else self._checked(global_count)
         self._broadcast_buffers = broadcast_buffers
         self._synchronized = False
+        self._samples_unchecked = comm.size > 1
         self.overlap = _overlaps(overlap, comm)
         slots = slots_of(model, optimizer)
         self._trainable = {id(slot.parameter) for slot in slots}
@@ -112,6 +115,11 @@ class DataParallel(Strategy):
         """By bucket of the last step: launched and reduced when, on the clock of time.monotonic()."""
         return self._gradients.times_s
 
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of gradients that this rank sent in the last step."""
+        return self._gradients.bytes_sent
+
     def before_forward(self, batch: Batch | None) -> None:
         if batch is not None and self._reduction == "sum":
             self.global_count = batch.global_count
@@ -140,6 +148,9 @@ class DataParallel(Strategy):
         self._gradients.reduce()
         if self._broadcast_buffers:
             broadcast(self._model.buffers(), self._comm)
+        if self._samples_unchecked:
+            self._check_samples()
+            self._samples_unchecked = False
         self._synchronized = True
         self.exposed_s = time.monotonic() - start
 
@@ -147,6 +158,14 @@ class DataParallel(Strategy):
         if self._optimizer is None:
             raise TrainerError("step() needs the optimizer that DataParallel was made without")
         self._optimizer.step()
+
+    def check_parameters(self) -> None:
+        """Raises TrainerError, on every rank, if the parameters are not the same bits on all ranks.
+
+        Collective, blocks. They differ when something other than the optimizer's step changed them on some
+        ranks. Leaving `with DataParallel(...)` without an exception does this too.
+        """
+        check_equal(parameters_sha256(self._model), self._comm, "the model's parameters")
 
     def close(self) -> None:
         """Removes all hooks; the model and the optimizer are as before. Does not communicate."""
@@ -158,8 +177,10 @@ class DataParallel(Strategy):
     def __enter__(self) -> DataParallel:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close()
+        if kind is None:
+            self.check_parameters()
 
     def _before_step(self, _: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if any(callable(argument) for argument in [*args[1:], *kwargs.values()]):
@@ -179,6 +200,18 @@ class DataParallel(Strategy):
         if global_count < 1:
             raise TrainerError(f"global_count: expected 1 or more, got {global_count}")
         return global_count
+
+    def _check_samples(self) -> None:
+        """Equal bits from all ranks, in the first round, are equal samples: a sampler was forgotten."""
+        fingerprint = self._gradients.take_fingerprint()
+        differ = ranks_that_differ(fingerprint or bytes(32), self._comm)
+        if self._comm.rank == 0 and fingerprint is not None and not differ:
+            warnings.warn(
+                f"all {self._comm.size} ranks have bit-identical gradients in the first step: they train on "
+                "the same samples. Give each its own part of the batch, by trainer.sampler.Sampler, "
+                "DistributedSampler or x.tensor_split(comm.size)[comm.rank]",
+                stacklevel=2,
+            )
 
     def _check_trainable(self) -> None:
         for name, parameter in self._model.named_parameters():

@@ -1,0 +1,105 @@
+"""A dry run says what the run would do, and starts nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pycomm.testing import run_threads
+from trainer import MODELS, DataParallel, FitConfig
+from trainer.__main__ import main
+from trainer.dry_run import dry_run, needs
+
+
+def linear(**options: object) -> FitConfig:
+    return FitConfig(data="linear", model="linear", **options)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+def test_samples_of_a_step_are_shared_as_the_sampler_shares_them(ranks: int) -> None:
+    facts = needs(linear(global_batch=10, epochs=3), ranks)
+    assert facts["samples_per_rank"] == sorted({10 // ranks, -(-10 // ranks)})
+    assert (facts["steps_per_epoch"], facts["steps"]) == (80, 240)
+    assert facts["parameters"] == 2
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options", "per_element"),
+    [("sgd", {}, 0), ("sgd", {"momentum": 0.9}, 4), ("adagrad", {}, 4), ("adam", {"amsgrad": True}, 12)],
+)
+def test_the_state_of_an_optimizer_is_measured(optimizer: str, options: dict, per_element: int) -> None:
+    facts = needs(linear(optimizer=optimizer, optimizer_options=options), 2)
+    assert facts["bytes_per_rank"]["optimizer"] == per_element * facts["parameters"]
+
+
+def test_buckets_are_those_of_data_parallel() -> None:
+    config = linear(bucket_mb=2000 / 2**20, model_options={"hidden": [30, 20]})
+    config.model = "mlp"
+    model = MODELS.build("mlp", inputs=1, outputs=1, hidden=[30, 20])
+    optimizer = torch.optim.Adam(model.parameters())
+
+    def rank(comm: object) -> list[int]:
+        with DataParallel(model, comm, optimizer, bucket_bytes=2000) as parallel:
+            optimizer.step()
+            return [len(flat) for flat in parallel._gradients._buckets.flat]
+
+    sizes = run_threads(1, rank)[0]
+    assert len(sizes) == 2
+    assert [bucket["elements"] for bucket in needs(config, 5)["buckets"]] == sizes
+
+
+def test_payload_and_traffic_follow_the_codec() -> None:
+    facts = needs(linear(), 5)
+    assert facts["buckets"] == [{"elements": 128, "dtype": "float32", "bytes": 512}]
+    assert facts["payload_bytes"] == {"none": 512, "fp16": 256, "bf16": 256}
+    assert facts["ring_bytes_per_rank"] == {"none": 819.2, "fp16": 409.6, "bf16": 409.6}
+    assert facts["ring_stages"] == 8
+
+
+def test_the_table_shows_what_json_holds() -> None:
+    table, facts = dry_run(linear(), 3), json.loads(dry_run(linear(), 3, "json"))
+    assert facts == needs(linear(), 3)
+    assert "42 or 43 per rank and step" in table and facts["samples_per_rank"] == [42, 43]
+    assert "ring stages             4 per bucket" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ranks", "2"], "ranks belongs to dry_run"),
+        (["--ranks", "0"], "ranks belongs to dry_run"),
+        (["--dry_run", "--ranks", "0"], "ranks: expected 1 or more, got 0"),
+        (["--dry_run", "--strategy", "single"], "knows what data_parallel needs, not strategy 'single'"),
+        (["--dry_run", "--data", "none"], "no data 'none'"),
+        (["--dry_run=xml"], "xml"),
+    ],
+)
+def test_wrong_arguments_are_told(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["fit", "--data", "linear", "--model", "linear", *arguments])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_dry_run_starts_neither_mpi_nor_training(environment: dict[str, str], tmp_path: Path) -> None:
+    program = f"""
+import sys
+from trainer.__main__ import main
+main("fit --data linear --model linear --dry_run --ranks 100 --out {tmp_path}/run".split())
+import pycomm
+assert not pycomm.is_initialized() and "mpi4py.MPI" not in sys.modules
+"""
+    environment["OMPI_COMM_WORLD_SIZE"] = "2"  # as under a launcher
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "ring stages             198 per bucket" in finished.stdout
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,167 @@
+"""What a run would need, before it is started: `fit --dry_run --ranks N`. No MPI, no training.
+
+The data set, model, optimizer, sampler and bucket layout are those that `fit` makes. The bytes of a codec are
+those that the engine counts in a small all_reduce between two threads; the optimizer's state is measured on a
+parameter of a few elements. The ring's traffic is its theory, 2(N-1)/N of the payload for the average rank
+(Patarasuk and Yuan 2009), which the engine's own count equals. Not in it: activations, and the few bytes of
+loss and flags that travel beside the gradients.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+import pycomm
+from pycomm.buckets import layout
+from pycomm.testing import run_threads
+from trainer.config import FitConfig
+from trainer.data import DATA
+from trainer.errors import TrainerError
+from trainer.gradients import slots_of
+from trainer.optimizers import make_optimizer
+from trainer.sampler import Sampler
+from trainer.train import build_model
+
+PROBE = 4096  # elements of a measurement
+
+
+def dry_run(config: FitConfig, ranks: int, form: Literal["table", "json"] = "table") -> str:
+    """The needs of a run of `ranks` ranks, for people or as JSON. Raises TrainerError as the run would."""
+    facts = needs(config, ranks)
+    return json.dumps(facts, indent=2) if form == "json" else _table(facts)
+
+
+def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
+    """The same as numbers: bytes, elements, samples. Of the ranks, the average one where they differ."""
+    config.check()
+    if ranks < 1:
+        raise TrainerError(f"ranks: expected 1 or more, got {ranks}")
+    if config.strategy != "data_parallel":
+        raise TrainerError(f"dry_run knows what data_parallel needs, not strategy {config.strategy!r}")
+    dataset = DATA.build(config.data, seed=config.seed, **config.data_options)
+    model = build_model(config, dataset)
+    optimizer = make_optimizer(config.optimizer, model.parameters(), config.lr, **config.optimizer_options)
+    slots = [slot.place for slot in slots_of(model, optimizer)]
+    _, sizes, dtypes = layout(slots, int(config.bucket_mb * 2**20))
+    payload = {codec: _payload_bytes(sizes, dtypes, codec) for codec in pycomm.info()["codecs"]}
+    return {
+        "ranks": ranks,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "bytes_per_rank": _held_bytes(model, config, sizes, dtypes),
+        **_samples(config, len(dataset.train[0]), ranks),
+        "buckets": [
+            {"elements": size, "dtype": dtype, "bytes": size * _itemsize(dtype)}
+            for size, dtype in zip(sizes, dtypes, strict=True)
+        ],
+        "payload_bytes": payload,
+        "ring_bytes_per_rank": {
+            codec: None if sent is None else 2 * (ranks - 1) / ranks * sent for codec, sent in payload.items()
+        },
+        "ring_stages": 2 * (ranks - 1),
+    }
+
+
+def _samples(config: FitConfig, count: int, ranks: int) -> dict[str, Any]:
+    samplers = [
+        Sampler(count, config.global_batch_for(ranks), config.seed, rank, ranks) for rank in range(ranks)
+    ]
+    return {
+        "global_batch": samplers[0].global_batch,
+        "samples_per_rank": sorted({len(sampler.batch(0).indices) for sampler in samplers}),
+        "steps_per_epoch": samplers[0].steps_per_epoch,
+        "steps": config.steps_for(samplers[0].steps_per_epoch),
+    }
+
+
+def _held_bytes(
+    model: nn.Module, config: FitConfig, sizes: Iterable[int], dtypes: Iterable[str]
+) -> dict[str, int]:
+    """Gradients live in their buckets, so they take what the buckets take, padding included."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    state = {dtype: _state_bytes(config, dtype) for dtype in {parameter.dtype for parameter in trainable}}
+    return {
+        "parameters": sum(parameter.nbytes for parameter in model.parameters()),
+        "gradients": sum(size * _itemsize(dtype) for size, dtype in zip(sizes, dtypes, strict=True)),
+        "optimizer": sum(parameter.numel() * state[parameter.dtype] for parameter in trainable),
+    }
+
+
+def _state_bytes(config: FitConfig, dtype: torch.dtype) -> int:
+    """Bytes per element that the optimizer keeps: what one step leaves in its state."""
+    probe = nn.Parameter(torch.zeros(PROBE, dtype=dtype))
+    optimizer = make_optimizer(config.optimizer, [probe], config.lr, **config.optimizer_options)
+    probe.grad = torch.zeros_like(probe)
+    optimizer.step()
+    tensors = (value for value in optimizer.state[probe].values() if isinstance(value, torch.Tensor))
+    return sum(tensor.nbytes for tensor in tensors) // PROBE
+
+
+def _payload_bytes(sizes: Iterable[int], dtypes: Iterable[str], codec: str) -> int | None:
+    """The wires of all buckets; None where the codec does not serve a dtype."""
+    try:
+        return sum(round(size * _wire_bytes(dtype, codec)) for size, dtype in zip(sizes, dtypes, strict=True))
+    except pycomm.InvalidArgument:
+        return None
+
+
+@cache
+def _wire_bytes(dtype: str, codec: str) -> float:
+    """Bytes per element on the wire. In a ring of two, the ranks together send two vectors."""
+
+    def rank(comm: pycomm.Communicator) -> int:
+        probe = torch.zeros(PROBE, dtype=getattr(torch, dtype))
+        work = comm.all_reduce_async(probe, codec=codec, algorithm="ring")
+        work.wait()
+        return work.bytes_sent
+
+    return sum(run_threads(2, rank, transport="inproc")) / (2 * PROBE)
+
+
+def _itemsize(dtype: str) -> int:
+    return int(getattr(torch, dtype).itemsize)
+
+
+# ---- for people
+
+
+def _table(facts: dict[str, Any]) -> str:
+    parameters, held = facts["parameters"], facts["bytes_per_rank"]
+    per_parameter = ", ".join(f"{what} {count / parameters:.2f}" for what, count in held.items())
+    shares = " or ".join(map(str, facts["samples_per_rank"]))
+    codecs = list(facts["payload_bytes"])
+    return "\n".join(
+        [
+            f"{'ranks':<24}{facts['ranks']:,}",
+            f"{'parameters':<24}{parameters:,}",
+            f"{'held per rank':<24}{_mb(sum(held.values()))}; bytes per parameter: {per_parameter}",
+            f"{'samples':<24}global batch {facts['global_batch']:,}, {shares} per rank and step",
+            f"{'steps':<24}{facts['steps']:,}, {facts['steps_per_epoch']:,} per epoch",
+            f"{'buckets':<24}{_buckets(facts['buckets'])}",
+            f"{'ring stages':<24}{facts['ring_stages']:,} per bucket",
+            "",
+            _row("codec", codecs),
+            _row("payload per step", map(_mb, facts["payload_bytes"].values())),
+            _row("ring traffic per rank", map(_mb, facts["ring_bytes_per_rank"].values())),
+            "",
+            "MB are 10^6 bytes. Traffic is what a rank sends per step, and what it receives.",
+        ]
+    )
+
+
+def _row(name: str, cells: Iterable[str]) -> str:
+    return f"{name:<24}" + "".join(f"{cell:>12}" for cell in cells)
+
+
+def _buckets(buckets: list[dict[str, Any]]) -> str:
+    shown = [_mb(bucket["bytes"]) for bucket in buckets[:8]]
+    return f"{len(buckets):,}: {', '.join(shown)}{', …' if len(buckets) > len(shown) else ''}"
+
+
+def _mb(count: float | None) -> str:
+    return "refused" if count is None else f"{count / 1e6:,.2f} MB"
