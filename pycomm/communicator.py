@@ -27,6 +27,7 @@ import numpy as np
 
 from pycomm import _core
 from pycomm.errors import InvalidArgument
+from pycomm.mailbox import Mailbox, mailbox_of
 from pycomm.tensors import as_memory, count_of, new_like, part_count, shape_of
 from pycomm.work import Work
 
@@ -50,6 +51,7 @@ class Communicator:
     def __init__(self, core: _core.Communicator, world: World) -> None:
         self._core = core
         self._world = world
+        self._mailboxes: dict[int, Mailbox] = {}
         mine = world.nodes[core.world_ranks[core.rank]]
         neighbours = [r for r, w in enumerate(core.world_ranks) if world.nodes[w] == mine]
         self.rank: int = core.rank
@@ -197,6 +199,13 @@ class Communicator:
     def barrier_async(self, timeout: float | None = None) -> Work[None]:
         """Start `barrier`; does not block."""
         return self._start("barrier", None, None, "sum", 0, 1.0, None, None, timeout, None)
+
+    # ---- messages of unknown sender and size
+
+    def mailbox(self, tag: int) -> Mailbox:
+        """The mailbox of this communicator with that tag, 0 to 65535; the same object for the same tag.
+        Local: does not block, and the other ranks need not call it."""
+        return mailbox_of(self._mailboxes, self._core, tag, self._world.engine.timeout_s)
 
     # ---- groups
 
