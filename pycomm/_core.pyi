@@ -150,7 +150,7 @@ class Mailbox:
         """
         Blocks until there is a message; None when the time is over first.
         """
-    def submit(self, peer: typing.SupportsInt | typing.SupportsIndex, head: bytes, pieces: list, timeout_s: typing.SupportsFloat | typing.SupportsIndex) -> Work:
+    def submit(self, peer: typing.SupportsInt | typing.SupportsIndex, head: bytes, pieces: list[typing.Any], timeout_s: typing.SupportsFloat | typing.SupportsIndex) -> Work:
         """
         Starts a message. Does not block.
         """

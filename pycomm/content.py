@@ -9,6 +9,7 @@ believed unchecked.
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import sys
@@ -27,9 +28,10 @@ _NUMPY: dict[str, np.dtype[Any]] = {
 }
 _BFLOAT16 = "bfloat16"
 _TORCH = frozenset(
-    ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "uint16")
-    + ("uint32", "uint64", "bool", "complex64", "complex128")
-)
+    f"{kind}{bits}"
+    for kind, sizes in {"float": (16, 32, 64), "int": (8, 16, 32, 64), "uint": (8, 16, 32, 64)}.items()
+    for bits in sizes
+) | {"bool", "bfloat16", "complex64", "complex128"}
 _EXPECTED = (
     "expected dict (str keys), list, tuple, str, int, float, bool, None, bytes, "
     "a NumPy array or a torch tensor"
@@ -222,12 +224,13 @@ def _typed(value: Any, kind: type) -> Any:
 
 def _bfloat16() -> np.dtype[Any]:
     try:
-        import ml_dtypes
+        ml_dtypes = importlib.import_module("ml_dtypes")
     except ImportError:
         raise PycommError(
             "a message holds a NumPy array of bfloat16, and ml_dtypes is not installed here"
         ) from None
-    return np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 def _torch() -> Any:

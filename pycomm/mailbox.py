@@ -113,7 +113,7 @@ def mailbox_of(
     return mailboxes[tag]
 
 
-def _message(mail: _core.Mail, tag: int) -> Message:
+def _message(mail: Any, tag: int) -> Message:  # a _core.Mail, which has the buffer protocol
     memory = np.frombuffer(mail, np.uint8)
     pieces = [memory[offset : offset + size] for offset, size in mail.pieces]
     try:

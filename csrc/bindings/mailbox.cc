@@ -1,6 +1,7 @@
 #include "engine/mailbox.h"
 
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
@@ -18,8 +19,8 @@ struct Mail {
   std::unique_ptr<Message> message;
 };
 
-std::shared_ptr<Work> submit(Mailbox& mailbox, int peer, const py::bytes& head, const py::list& pieces,
-                             double timeout_s) {
+std::shared_ptr<Work> submit(Mailbox& mailbox, int peer, const py::bytes& head,
+                             const py::typing::List<py::object>& pieces, double timeout_s) {
   drain_released();
   Mailbox::Post post;
   post.peer = peer;

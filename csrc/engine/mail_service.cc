@@ -50,18 +50,6 @@ const Register<ServiceEntry> kMail({.name = "mail",
 
 }  // namespace
 
-template <class Span>
-Span MailService::Cutter<Span>::next(std::size_t segment_bytes) {
-  while (part < parts.size() && offset == parts[part].size()) {
-    ++part;
-    offset = 0;
-  }
-  if (part == parts.size()) return {};
-  const Span segment = parts[part].subspan(offset, std::min(segment_bytes, parts[part].size() - offset));
-  offset += segment.size();
-  return segment;
-}
-
 MailService::MailService(const ServiceContext& context)
     : driver_(context.driver),
       router_(context.router),
@@ -211,7 +199,7 @@ void MailService::launch(Link& link, const std::shared_ptr<Sending>& sending) {
   frame.segment_bytes = static_cast<std::uint32_t>(sending->segment_bytes);
   sending->cutter.parts = {message.head};
   sending->cutter.parts.insert(sending->cutter.parts.end(), message.pieces.begin(), message.pieces.end());
-  link.sending.push_back(sending);
+  link.sending.push(sending);
   post_counted(link, frame, {});
 }
 
@@ -292,7 +280,7 @@ void MailService::expect(Link& link, const MailFrame& frame) {
   boxes_.expect(receiving->arrival);
   receiving->head.resize(frame.head_bytes);
   receiving->cutter.parts = {receiving->head};
-  link.receiving.push_back(receiving);
+  link.receiving.push(receiving);
   under_way_.fetch_add(1, std::memory_order_relaxed);
 }
 
@@ -307,92 +295,45 @@ void MailService::credit(Link& link, const BoxId& box, const MailHeld& received)
 
 // ---- segments
 
-template <class Owner, class Landed>
-bool MailService::poll(Link& link, std::deque<Flight<Owner>>& flights, Landed landed) {
-  Transport& transport = router_.to(link.peer);
-  bool moved = false;
-  for (std::size_t i = 0; i < flights.size();) {
-    const auto owner = flights[i].owner;
-    try {
-      const auto bytes = transport.poll(flights[i].ticket);
-      if (!bytes) {
-        ++i;
-        continue;
-      }
-      moved = true;
-      const std::size_t expected = flights[i].bytes;
-      flights.erase(flights.begin() + static_cast<std::ptrdiff_t>(i));
-      if (*bytes != expected)
-        throw TransportError(text("rank ", link.peer, " sent ", *bytes, " bytes of a segment of ", expected));
-      landed(owner, expected);
-    } catch (const std::exception& error) {
-      break_context(owner->context(), {ErrorKind::transport, error.what()});
-      return true;
-    }
-  }
-  return moved;
-}
-
 bool MailService::send_segments(Link& link) {
-  bool moved = poll(link, link.sends, [&](const std::shared_ptr<Sending>& sending, std::size_t bytes) {
-    sending->bytes_left -= bytes;
-    if (sending->bytes_left > 0) return;
-    std::erase(link.sending, sending);
-    finish(*sending, std::nullopt);
-  });
-  for (const auto& sending : link.sending)
-    moved |= post_segments(link, link.sends, sending, [&](Transport& transport, Tag tag, auto segment) {
-      return transport.post_send(link.peer, tag, segment);
-    });
-  return moved;
+  if (link.sending.empty()) return false;
+  Transport& transport = router_.to(link.peer);
+  const auto broken = [&](const Sending& sending, const std::string& what) {
+    break_context(sending.context(), {ErrorKind::transport, text("to rank ", link.peer, ": ", what)});
+  };
+  const auto landed = [&](Sending& sending) {
+    if (sending.bytes_left == 0) finish(sending, std::nullopt);
+  };
+  const auto post = [&](Tag tag, auto segment) { return transport.post_send(link.peer, tag, segment); };
+  const auto known = [](const Sending&) { return true; };
+  const bool moved = link.sending.poll(transport, landed, broken);
+  return link.sending.post(router_.pacing(link.peer).window, post, known, broken) || moved;
 }
 
 bool MailService::receive_segments(Link& link) {
-  bool moved = poll(link, link.receives, [&](const std::shared_ptr<Receiving>& receiving, std::size_t bytes) {
-    if (land(*receiving, bytes)) std::erase(link.receiving, receiving);
-  });
-  for (const auto& receiving : link.receiving) {
-    moved |= post_segments(link, link.receives, receiving, [&](Transport& transport, Tag tag, auto segment) {
-      return transport.post_recv(link.peer, tag, segment);
-    });
-    if (!receiving->arrival->message) break;  // the next sizes are in the head
-  }
-  return moved;
+  if (link.receiving.empty()) return false;
+  Transport& transport = router_.to(link.peer);
+  const auto broken = [&](Receiving& receiving, const std::string& what) {
+    receiving.broken = true;
+    break_context(receiving.context(), {ErrorKind::transport, text("from rank ", link.peer, ": ", what)});
+  };
+  const auto landed = [&](Receiving& receiving) { land(receiving); };
+  const auto post = [&](Tag tag, auto segment) { return transport.post_recv(link.peer, tag, segment); };
+  const auto known = [](const Receiving& receiving) { return receiving.arrival->message != nullptr; };
+  const bool moved = link.receiving.poll(transport, landed, broken);
+  return link.receiving.post(router_.pacing(link.peer).window, post, known, broken) || moved;
 }
 
-template <class Owner, class Post>
-bool MailService::post_segments(Link& link, std::deque<Flight<Owner>>& flights,
-                                const std::shared_ptr<Owner>& owner, Post post) {
-  const auto window = static_cast<std::size_t>(router_.pacing(link.peer).window);
-  bool moved = false;
-  while (flights.size() < window) {
-    const auto segment = owner->cutter.next(owner->segment_bytes);
-    if (segment.empty()) return moved;
-    const Tag tag = tag_of(owner->context(), Plane::mail, owner->sequence);
-    try {
-      flights.push_back({post(router_.to(link.peer), tag, segment), segment.size(), owner});
-    } catch (const Error& error) {
-      break_context(owner->context(), {error.kind(), error.what()});
-      return true;
-    }
-    moved = true;
-  }
-  return moved;
-}
-
-// True when the message is complete.
-bool MailService::land(Receiving& receiving, std::size_t bytes) {
+void MailService::land(Receiving& receiving) {
   Arrival& arrival = *receiving.arrival;
-  receiving.bytes_left -= bytes;
-  if (!arrival.message && receiving.bytes_left == receiving.payload_bytes) {
+  if (!arrival.message && receiving.bytes_left == receiving.payload_bytes) {  // the head is here
     arrival.message =
         std::make_unique<Message>(receiving.head, receiving.piece_count, receiving.payload_bytes);
     receiving.cutter = {arrival.message->pieces()};
   }
-  if (receiving.bytes_left > 0) return false;
+  if (receiving.bytes_left > 0) return;
   boxes_.complete(arrival);
   under_way_.fetch_sub(1, std::memory_order_relaxed);
-  return true;
 }
 
 // ---- ends other than well
@@ -423,11 +364,11 @@ void MailService::sweep(Clock::time_point now) {
   for (Link& link : links_) {
     for (auto& [box, lane] : link.lanes)
       for (const auto& sending : std::deque(lane.waiting)) give_up_on(link, sending, now);
-    for (const auto& sending : std::deque(link.sending)) give_up_on(link, sending, now);
-    for (const auto& receiving : std::deque(link.receiving)) {
+    for (const auto& sending : link.sending.all()) give_up_on(link, sending, now);
+    for (const auto& receiving : link.receiving.all()) {
       const auto group = driver_.group(receiving->arrival->box.context);
       const bool late = link.departed && now - link.departed_at > kFarewell;
-      if (late || (group && group->failure())) lose(link, receiving);
+      if (late || receiving->broken || (group && group->failure())) lose(link, receiving);
     }
   }
 }
@@ -459,15 +400,15 @@ void MailService::give_up_on(Link& link, const std::shared_ptr<Sending>& sending
     --link.waiting;
   } else {
     if (!broken && !link.departed) driver_.break_group(*message.group, failure);
-    withdraw(link, link.sends, sending);
-    std::erase(link.sending, sending);
+    link.sending.remove(sending, router_.to(link.peer), pinned_);
+    retire_pinned();
   }
   finish(*sending, failure);
 }
 
 std::string MailService::waits_for(const Link& link, const Sending& sending) const {
   const Outgoing& message = sending.message;
-  if (std::any_of(link.sending.begin(), link.sending.end(), [&](auto& s) { return s.get() == &sending; }))
+  if (link.sending.holds(sending))
     return text("rank ", message.rank, " has taken ", message.bytes() - sending.bytes_left, " bytes of it");
   const Lane& lane = link.lanes.at(message.box);
   if (lane.waiting.front().get() != &sending) return "waiting for earlier messages to it";
@@ -485,26 +426,14 @@ void MailService::finish(Sending& sending, std::optional<Failure> failure) {
 }
 
 void MailService::lose(Link& link, const std::shared_ptr<Receiving>& receiving) {
-  withdraw(link, link.receives, receiving);
-  std::erase(link.receiving, receiving);
+  link.receiving.remove(receiving, router_.to(link.peer), pinned_);
+  retire_pinned();
   boxes_.drop(receiving->arrival);
   under_way_.fetch_sub(1, std::memory_order_relaxed);
 }
 
-template <class Owner>
-void MailService::withdraw(Link& link, std::deque<Flight<Owner>>& flights,
-                           const std::shared_ptr<Owner>& owner) {
-  Transport& transport = router_.to(link.peer);
-  std::erase_if(flights, [&](const Flight<Owner>& flight) {
-    if (flight.owner != owner) return false;
-    pinned_.push_back({&transport, flight.ticket, owner});
-    return true;
-  });
-  retire_pinned();
-}
-
 void MailService::retire_pinned() {
-  std::erase_if(pinned_, [](const Pinned& pinned) {
+  std::erase_if(pinned_, [](const PinnedMail& pinned) {
     try {
       return pinned.transport->poll(pinned.ticket) || pinned.transport->cancel(pinned.ticket);
     } catch (const Error&) {
@@ -524,11 +453,11 @@ bool MailService::stop() {
     for (auto& [box, lane] : link.lanes)
       for (const auto& sending : std::exchange(lane.waiting, {})) finish(*sending, failure);
     link.waiting = 0;
-    for (const auto& sending : std::exchange(link.sending, {})) {
-      withdraw(link, link.sends, sending);
+    for (const auto& sending : link.sending.all()) {
+      link.sending.remove(sending, router_.to(link.peer), pinned_);
       finish(*sending, failure);
     }
-    for (const auto& receiving : std::deque(link.receiving)) lose(link, receiving);
+    for (const auto& receiving : link.receiving.all()) lose(link, receiving);
   }
   retire_pinned();
   return pinned_.empty();

@@ -23,6 +23,7 @@
 
 #include "engine/driver.h"
 #include "engine/mail_boxes.h"
+#include "engine/mail_stream.h"
 #include "engine/service.h"
 
 namespace pycomm {
@@ -66,14 +67,6 @@ class MailService final : public Service {
   bool listens() const override { return listens_.load(std::memory_order_relaxed); }
 
  private:
-  // Walks over spans of memory, a segment at a time.
-  template <class Span>
-  struct Cutter {
-    std::vector<Span> parts;
-    std::size_t part = 0;
-    std::size_t offset = 0;
-    Span next(std::size_t segment_bytes);  // empty at the end
-  };
   struct Sending {
     Outgoing message;
     Cutter<std::span<const std::byte>> cutter;
@@ -92,14 +85,9 @@ class MailService final : public Service {
     std::size_t payload_bytes = 0;
     Cutter<std::span<std::byte>> cutter;
     std::size_t bytes_left = 0;  // not yet here
+    bool broken = false;
 
     std::uint32_t context() const { return arrival->box.context; }
-  };
-  template <class Owner>
-  struct Flight {
-    Ticket ticket = 0;
-    std::size_t bytes = 0;
-    std::shared_ptr<Owner> owner;
   };
   struct Lane {  // messages to one box of one peer
     std::deque<std::shared_ptr<Sending>> waiting;
@@ -119,19 +107,11 @@ class MailService final : public Service {
     BoxId last;                         // whose turn it was
     std::map<BoxId, MailHeld> credits;  // to be given back
     std::uint32_t announced = 0;
-    std::deque<std::shared_ptr<Sending>> sending;
-    std::deque<Flight<Sending>> sends;
-    std::deque<std::shared_ptr<Receiving>> receiving;
-    std::deque<Flight<Receiving>> receives;
+    MailStream<Sending> sending;
+    MailStream<Receiving> receiving;
 
     bool active() const { return waiting > 0 || !credits.empty() || !sending.empty() || !receiving.empty(); }
   };
-  struct Pinned {
-    Transport* transport = nullptr;
-    Ticket ticket = 0;
-    std::shared_ptr<void> owner;
-  };
-
   void collect();
   bool keep_to_ourselves(Link& link);
 
@@ -147,20 +127,13 @@ class MailService final : public Service {
 
   bool send_segments(Link& link);
   bool receive_segments(Link& link);
-  bool land(Receiving& receiving, std::size_t bytes);
-  template <class Owner, class Landed>
-  bool poll(Link& link, std::deque<Flight<Owner>>& flights, Landed landed);
-  template <class Owner, class Post>
-  bool post_segments(Link& link, std::deque<Flight<Owner>>& flights, const std::shared_ptr<Owner>& owner,
-                     Post post);
+  void land(Receiving& receiving);
 
   void sweep(Clock::time_point now);
   void give_up_on(Link& link, const std::shared_ptr<Sending>& sending, Clock::time_point now);
   std::string waits_for(const Link& link, const Sending& sending) const;
   void finish(Sending& sending, std::optional<Failure> failure);
   void lose(Link& link, const std::shared_ptr<Receiving>& receiving);
-  template <class Owner>
-  void withdraw(Link& link, std::deque<Flight<Owner>>& flights, const std::shared_ptr<Owner>& owner);
   void break_context(std::uint32_t context, const Failure& failure);
   void retire_pinned();
 
@@ -181,7 +154,7 @@ class MailService final : public Service {
   std::vector<Link> links_;  // by world rank
   bool quiet_ = true;        // nothing to do before something comes
   Clock::time_point swept_{};
-  std::vector<Pinned> pinned_;  // given up, but a transport still uses their memory
+  std::vector<PinnedMail> pinned_;  // given up, but a transport still uses their memory
 };
 
 }  // namespace pycomm
