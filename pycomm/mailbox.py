@@ -90,8 +90,8 @@ class Mailbox:
         return _message(mail, self.tag)
 
     def poll(self, source: int | None = None) -> Message | None:
-        """Return the message that `recv` would, or None where it would wait. Does not block, but moves what
-        can be moved."""
+        """Return the message that `recv` would, or None where it would wait; raise what it would raise. Does
+        not block, but moves what can be moved."""
         self._core.poke()
         mail = self._core.take(_source(source))
         return None if mail is None else _message(mail, self.tag)

@@ -137,6 +137,7 @@ std::optional<Delivery> MailBoxes::take(const BoxId& id, int source) {
 
 std::string MailBoxes::hopeless(const BoxId& id, int source, const Group& group) const {
   const std::lock_guard lock(mutex_);
+  if (departed_.empty()) return "";
   const auto box = boxes_.find(id);
   const auto gone = [&](int peer) {
     if (!departed_.contains(peer)) return false;

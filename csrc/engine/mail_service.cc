@@ -31,7 +31,8 @@ constexpr std::size_t kBodyBytes = Driver::kFrameBytes - sizeof(MailFrame);
 
 // Frames unread in all by one rank, or sent by one and unread, for as long as ranks are few enough.
 constexpr std::uint32_t kUnreadFrames = 512;
-constexpr std::chrono::milliseconds kSweep{1};  // between looks at deadlines and failures
+constexpr std::uint64_t kHighestBytes = std::uint64_t{1} << 47;  // what a process can address
+constexpr std::chrono::milliseconds kSweep{1};                   // between looks at deadlines and failures
 // What a rank sent before its goodbye arrives within this.
 constexpr std::chrono::seconds kFarewell{1};
 
@@ -266,6 +267,10 @@ void MailService::accept(Link& link, const MailFrame& frame, std::span<const std
 }
 
 void MailService::expect(Link& link, const MailFrame& frame) {
+  const std::uint64_t bytes = frame.head_bytes + frame.payload_bytes;
+  if (bytes < frame.payload_bytes || bytes > kHighestBytes)
+    throw TransportError(text("rank ", link.peer, " announced a message of ", frame.head_bytes, " and ",
+                              frame.payload_bytes, " bytes: there is no room for a message of that size"));
   if (frame.segment_bytes == 0 || frame.head_bytes == 0)
     throw TransportError(
         text("rank ", link.peer, " announced a message without a head, or in segments of none"));
@@ -276,9 +281,9 @@ void MailService::expect(Link& link, const MailFrame& frame) {
   receiving->segment_bytes = frame.segment_bytes;
   receiving->piece_count = frame.count;
   receiving->payload_bytes = frame.payload_bytes;
-  receiving->bytes_left = frame.head_bytes + frame.payload_bytes;
-  boxes_.expect(receiving->arrival);
+  receiving->bytes_left = bytes;
   receiving->head.resize(frame.head_bytes);
+  boxes_.expect(receiving->arrival);
   receiving->cutter.parts = {receiving->head};
   link.receiving.push(receiving);
   under_way_.fetch_add(1, std::memory_order_relaxed);

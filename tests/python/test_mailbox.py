@@ -368,6 +368,26 @@ def test_closing_with_mail_in_flight_fails_it(way: dict[str, str]) -> None:
     assert isinstance(works[-1].error(), pycomm.Aborted)
 
 
+def test_a_message_that_its_sender_left_unfinished_never_comes() -> None:
+    left = threading.Event()
+
+    def rank(comm: Communicator) -> None:
+        box = comm.mailbox(7)
+        if comm.rank == 0:
+            box.send(1, "whole")
+            comm.barrier()
+            box.send_async(1, bytes_of(10_000_000, 0))  # rank 1 is in no call
+            left.set()
+            return
+        comm.barrier()
+        left.wait()
+        assert box.recv(0).content == "whole"
+        with pytest.raises(pycomm.Aborted, match="world rank 0 has left"):
+            box.recv(0)
+
+    run_threads(2, rank)
+
+
 def test_after_the_end_calls_are_refused() -> None:
     boxes = run_threads(1, lambda comm: comm.mailbox(1))
     for call in (lambda: boxes[0].send(0, 1), boxes[0].recv, boxes[0].poll):

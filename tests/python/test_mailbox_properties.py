@@ -113,7 +113,7 @@ def interpret(comm: Communicator, program: Program) -> None:
     comm.barrier()
 
 
-@hypothesis.settings(max_examples=40, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.settings(max_examples=100, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(program=programs())
 def test_nothing_is_lost_or_doubled_or_overtakes(program: Program) -> None:
     run_threads(program.ranks, interpret, program, **program.way)
@@ -126,7 +126,7 @@ class Flood:
     pause_every: int  # the receiver meets the senders after so many
 
 
-@hypothesis.settings(max_examples=10, deadline=None)
+@hypothesis.settings(max_examples=30, deadline=None)
 @hypothesis.given(
     flood=st.builds(Flood, st.lists(sizes, min_size=1, max_size=4), st.integers(65, 150), st.integers(1, 70))
 )
