@@ -121,26 +121,40 @@ bool MailService::keep_to_ourselves(Link& link) {
   for (const auto& [box, received] : std::exchange(link.credits, {})) credit(link, box, received);
   bool moved = false;
   for (auto& [box, lane] : link.lanes) {
-    while (!lane.waiting.empty() && lane.held.admits(lane.waiting.front()->message.bytes())) {
-      const auto sending = lane.waiting.front();
-      const Outgoing& message = sending->message;
-      const auto arrival = std::make_shared<Arrival>(box, link.peer, message.bytes());
-      arrival->message =
-          std::make_unique<Message>(message.head, message.pieces.size(), message.payload_bytes);
-      for (std::size_t i = 0; i < message.pieces.size(); ++i)
-        std::copy(message.pieces[i].begin(), message.pieces[i].end(), arrival->message->pieces()[i].begin());
-      message.work->start(Clock::now());
-      lane.waiting.pop_front();
-      --link.waiting;
-      ++lane.held.messages;
-      lane.held.bytes += arrival->bytes;
-      boxes_.expect(arrival);
-      boxes_.complete(*arrival);
-      finish(*sending, std::nullopt);
+    while (lane.admits_first()) {
+      const auto sending = take_first(link, box, lane);
+      try {
+        deliver_here(sending->message);
+        finish(*sending, std::nullopt);
+      } catch (const std::exception& error) {  // std::bad_alloc
+        const Failure failure{ErrorKind::internal, error.what()};
+        break_context(box.context, failure);
+        finish(*sending, failure);
+      }
       moved = true;
     }
   }
   return moved;
+}
+
+void MailService::deliver_here(const Outgoing& message) {
+  const auto arrival = std::make_shared<Arrival>(message.box, message.peer, message.bytes());
+  arrival->message = std::make_unique<Message>(message.head, message.pieces.size(), message.payload_bytes);
+  for (std::size_t i = 0; i < message.pieces.size(); ++i)
+    std::copy(message.pieces[i].begin(), message.pieces[i].end(), arrival->message->pieces()[i].begin());
+  boxes_.expect(arrival);
+  boxes_.complete(*arrival);
+}
+
+std::shared_ptr<MailService::Sending> MailService::take_first(Link& link, const BoxId& box, Lane& lane) {
+  const auto sending = lane.waiting.front();
+  lane.waiting.pop_front();
+  --link.waiting;
+  link.last = box;
+  ++lane.held.messages;
+  lane.held.bytes += sending->message.bytes();
+  sending->message.work->start(Clock::now());
+  return sending;
 }
 
 // ---- frames
@@ -160,18 +174,11 @@ bool MailService::post_frames(Link& link) {
   auto at = link.lanes.upper_bound(link.last);
   for (std::size_t blocked = 0; blocked < link.lanes.size() && link.waiting > 0 && room(link); ++at) {
     if (at == link.lanes.end()) at = link.lanes.begin();
-    Lane& lane = at->second;
-    if (lane.waiting.empty() || !lane.held.admits(lane.waiting.front()->message.bytes())) {
+    if (!at->second.admits_first()) {
       ++blocked;
       continue;
     }
-    const auto sending = lane.waiting.front();
-    lane.waiting.pop_front();
-    --link.waiting;
-    link.last = at->first;
-    ++lane.held.messages;
-    lane.held.bytes += sending->message.bytes();
-    launch(link, sending);
+    launch(link, take_first(link, at->first, at->second));
     moved = true;
     blocked = 0;
   }
@@ -180,7 +187,6 @@ bool MailService::post_frames(Link& link) {
 
 void MailService::launch(Link& link, const std::shared_ptr<Sending>& sending) {
   const Outgoing& message = sending->message;
-  message.work->start(Clock::now());
   MailFrame frame{.tag = message.box.tag, .context = message.box.context};
   frame.count = static_cast<std::uint32_t>(message.pieces.size());
   frame.head_bytes = message.head.size();
@@ -190,8 +196,8 @@ void MailService::launch(Link& link, const std::shared_ptr<Sending>& sending) {
     std::array<std::byte, kBodyBytes> body;
     auto end = std::copy(message.head.begin(), message.head.end(), body.begin());
     for (const auto& piece : message.pieces) end = std::copy(piece.begin(), piece.end(), end);
-    post_counted(link, frame, std::span(body).first(message.bytes()));
-    finish(*sending, std::nullopt);
+    const bool posted = post_counted(link, frame, std::span(body).first(message.bytes()));
+    finish(*sending, posted ? std::nullopt : message.group->failure());
     return;
   }
   frame.type = MailFrame::Type::announcement;
@@ -204,22 +210,24 @@ void MailService::launch(Link& link, const std::shared_ptr<Sending>& sending) {
   post_counted(link, frame, {});
 }
 
-void MailService::post_counted(Link& link, const MailFrame& frame, std::span<const std::byte> body) {
+bool MailService::post_counted(Link& link, const MailFrame& frame, std::span<const std::byte> body) {
   ++link.sent;
-  post(link, frame, body);
+  return post(link, frame, body);
 }
 
-// A frame that cannot be posted is lost, and so is all that waits for it: its communicator breaks.
-void MailService::post(Link& link, MailFrame frame, std::span<const std::byte> body) {
-  if (link.departed) return;
+// A frame that cannot be posted is lost, with all that hangs on it: what uses mailboxes here breaks.
+bool MailService::post(Link& link, MailFrame frame, std::span<const std::byte> body) {
+  if (link.departed) return false;
   frame.read = link.read_told = link.read;
   std::array<std::byte, Driver::kFrameBytes> bytes;
   std::memcpy(bytes.data(), &frame, sizeof(frame));
   std::copy(body.begin(), body.end(), bytes.begin() + sizeof(frame));
   try {
     driver_.post_frame(kind_, link.peer, std::span(bytes).first(sizeof(frame) + body.size()));
+    return true;
   } catch (const Error& error) {
     failed({error.kind(), error.what()});
+    return false;
   }
 }
 
@@ -275,8 +283,7 @@ void MailService::expect(Link& link, const MailFrame& frame) {
     throw TransportError(
         text("rank ", link.peer, " announced a message without a head, or in segments of none"));
   const auto receiving = std::make_shared<Receiving>();
-  receiving->arrival = std::make_shared<Arrival>(BoxId{frame.context, frame.tag}, link.peer,
-                                                 frame.head_bytes + frame.payload_bytes);
+  receiving->arrival = std::make_shared<Arrival>(BoxId{frame.context, frame.tag}, link.peer, bytes);
   receiving->sequence = frame.sequence;
   receiving->segment_bytes = frame.segment_bytes;
   receiving->piece_count = frame.count;

@@ -92,6 +92,8 @@ class MailService final : public Service {
   struct Lane {  // messages to one box of one peer
     std::deque<std::shared_ptr<Sending>> waiting;
     MailHeld held;
+
+    bool admits_first() const { return !waiting.empty() && held.admits(waiting.front()->message.bytes()); }
   };
   struct Link {  // the traffic with one peer
     int peer = 0;
@@ -114,11 +116,14 @@ class MailService final : public Service {
   };
   void collect();
   bool keep_to_ourselves(Link& link);
+  void deliver_here(const Outgoing& message);
+  std::shared_ptr<Sending> take_first(Link& link, const BoxId& box, Lane& lane);
 
   bool post_frames(Link& link);
   bool room(const Link& link) const { return !link.departed && link.sent - link.sent_read < frame_window_; }
-  void post_counted(Link& link, const MailFrame& frame, std::span<const std::byte> body);
-  void post(Link& link, MailFrame frame, std::span<const std::byte> body);
+  bool post_counted(Link& link, const MailFrame& frame, std::span<const std::byte> body);
+  // False when it is lost.
+  bool post(Link& link, MailFrame frame, std::span<const std::byte> body);
   void launch(Link& link, const std::shared_ptr<Sending>& sending);
 
   void accept(Link& link, const MailFrame& frame, std::span<const std::byte> body);
