@@ -123,7 +123,8 @@ std::optional<Delivery> MailBoxes::take(const BoxId& id, int source) {
   lane.queue.pop_front();
   ++lane.received.messages;
   lane.received.bytes += arrival->bytes;
-  const bool full = lane.held.messages >= kMailMessages;  // the sender waits
+  // The sender waits, or is near it.
+  const bool full = lane.held.messages >= kMailMessages || lane.held.bytes > kMailBytes / 4 * 3;
   const bool due =
       full || lane.received.messages >= kMailMessages / 4 || lane.received.bytes > kMailBytes / 4;
   if (due) {

@@ -2,8 +2,9 @@
 //
 // Back-pressure: of one sender, a box holds at most kMailMessages messages and kMailBytes bytes that nobody
 // has received; both ends count. A message that alone exceeds the bytes is let through when at most a quarter
-// of them is held. Receiving gives credit back in quarters, because each credit is a frame; so up to a
-// quarter may be free without the sender's knowing it, and that is why a quarter is let pass for nothing.
+// of them is held. Each credit is a frame, so receiving gives it back in quarters, and at once only when the
+// box is nearly full for the sender. Up to a quarter may so be free without the sender's knowing it, which is
+// why a quarter does not hold up a large message.
 //
 // Threads: any.
 #pragma once

@@ -74,7 +74,7 @@ void MailService::submit(Outgoing message) {
 // ---- passes
 
 bool MailService::advance() {
-  if (given_.exchange(false, std::memory_order_relaxed)) collect();
+  if (given_.load(std::memory_order_relaxed)) collect();
   if (quiet_) return false;
   bool moved = false;
   for (Link& link : links_) {
@@ -98,6 +98,7 @@ bool MailService::advance() {
 }
 
 void MailService::collect() {
+  given_.store(false, std::memory_order_relaxed);  // what comes from now on sets it again
   std::vector<std::shared_ptr<Sending>> given;
   {
     const std::lock_guard lock(mutex_);
