@@ -10,7 +10,7 @@
 // says how many of the other's frames have been read, and a receipt says it when there is nothing else to
 // say.
 //
-// Threads: submit() by anyone; the rest by the driver.
+// Threads: submit(), boxes(), listen() and remind() by anyone; the rest by the driver.
 #pragma once
 
 #include <atomic>
@@ -55,7 +55,7 @@ class MailService final : public Service {
   MailBoxes& boxes() { return boxes_; }
   // Somebody will receive: the progress thread is to look for frames from now on.
   void listen() { listens_.store(true, std::memory_order_relaxed); }
-  // A credit has become due, or mail was given up.
+  // A credit has become due.
   void remind() { given_.store(true, std::memory_order_relaxed); }
 
   void frame(int peer, std::span<const std::byte> bytes) override;
@@ -114,6 +114,7 @@ class MailService final : public Service {
 
     bool active() const { return waiting > 0 || !credits.empty() || !sending.empty() || !receiving.empty(); }
   };
+
   void collect();
   bool keep_to_ourselves(Link& link);
   void deliver_here(const Outgoing& message);

@@ -249,7 +249,7 @@ TEST(mailbox_closes_under_waiting_receivers) {
 }
 
 TEST(mailbox_a_message_given_up_before_it_goes_breaks_nothing_and_after_that_the_communicator) {
-  std::atomic<bool> broken{false};
+  std::atomic<bool> out{false}, broken{false};
   run_engines(2, {}, [&](const std::shared_ptr<Communicator>& world) {
     const auto group = world->subgroup(1, world->rank(), {0, 1}, world->segment_bytes());
     Mailbox box(group, 7);
@@ -260,6 +260,7 @@ TEST(mailbox_a_message_given_up_before_it_goes_breaks_nothing_and_after_that_the
       CHECK_THROWS(finish(box, waiting), Aborted, "interrupted");
       CHECK(!group->failure());
       barrier(*world);
+      while (!out) std::this_thread::yield();
       // Rank 1 is in no call: the message is announced, and its first segments are posted.
       Mailbox other(group, 8);
       CHECK_THROWS(finish(other, send(other, 1, "x", pattern(100000, 0), 0.02)), Timeout,
@@ -272,6 +273,7 @@ TEST(mailbox_a_message_given_up_before_it_goes_breaks_nothing_and_after_that_the
         const Delivery delivery = receive(box, 0);
         CHECK_EQ(delivery.message->head(), "x");
       }
+      out = true;
       while (!broken) std::this_thread::yield();
       CHECK_THROWS(receive(box), Timeout, "send of 100");
     }
