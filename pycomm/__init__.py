@@ -14,6 +14,7 @@ from pycomm.buckets import Buckets, Slot
 from pycomm.communicator import Communicator
 from pycomm.errors import Aborted, InvalidArgument, MismatchError, PycommError, Timeout, TransportError
 from pycomm.features import info
+from pycomm.mailbox import Mailbox, Message
 from pycomm.session import abort, init, is_initialized, shutdown
 from pycomm.work import Work
 
@@ -22,6 +23,8 @@ __all__ = [
     "Buckets",
     "Communicator",
     "InvalidArgument",
+    "Mailbox",
+    "Message",
     "MismatchError",
     "PycommError",
     "Slot",

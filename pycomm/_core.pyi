@@ -4,7 +4,7 @@ The collectives engine. Use it through the package pycomm.
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Bucketer', 'Communicator', 'Engine', 'ThreadWorld', 'Work', 'algorithms', 'available_isas', 'codecs', 'isa', 'libmpi_path', 'mpi_abort', 'mpi_info', 'supports', 'transports']
+__all__: list[str] = ['Bucketer', 'Communicator', 'Engine', 'Mail', 'Mailbox', 'ThreadWorld', 'Work', 'algorithms', 'available_isas', 'codecs', 'isa', 'libmpi_path', 'mpi_abort', 'mpi_info', 'supports', 'transports']
 class Work:
     def abandon(self, why: str) -> None:
         ...
@@ -126,6 +126,43 @@ class Bucketer:
         ...
     @property
     def works(self) -> list[Work]:
+        ...
+class Mail:
+    """
+    A message that has come.
+    """
+    @property
+    def head(self) -> bytes:
+        ...
+    @property
+    def pieces(self) -> list[tuple[int, int]]:
+        """
+        (offset, bytes) of each in the buffer.
+        """
+    @property
+    def source(self) -> int:
+        ...
+class Mailbox:
+    def __init__(self, communicator: Communicator, tag: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def poke(self) -> None:
+        """
+        Moves what can be moved. Does not block.
+        """
+    def recv(self, source: typing.SupportsInt | typing.SupportsIndex, timeout_s: typing.SupportsFloat | typing.SupportsIndex) -> Mail | None:
+        """
+        Blocks until there is a message; None when the time is over first.
+        """
+    def submit(self, peer: typing.SupportsInt | typing.SupportsIndex, head: bytes, pieces: list[typing.Any], timeout_s: typing.SupportsFloat | typing.SupportsIndex) -> Work:
+        """
+        Starts a message. Does not block.
+        """
+    def take(self, source: typing.SupportsInt | typing.SupportsIndex) -> Mail | None:
+        """
+        The earliest message that is here. Does not block.
+        """
+    @property
+    def tag(self) -> int:
         ...
 def algorithms() -> dict[str, dict[str, typing.Any]]:
     ...

@@ -13,6 +13,7 @@ from pycomm import _core
 from pycomm.collectives import Collectives
 from pycomm.errors import InvalidArgument
 from pycomm.grouped import Grouped
+from pycomm.mailbox import Mailbox, mailbox_of
 from pycomm.request import Request
 from pycomm.work import Work
 
@@ -36,6 +37,7 @@ class Communicator(Collectives):
     def __init__(self, core: _core.Communicator, world: World) -> None:
         self._core = core
         self._world = world
+        self._mailboxes: dict[int, Mailbox] = {}
         mine = world.nodes[core.world_ranks[core.rank]]
         neighbours = [r for r, w in enumerate(core.world_ranks) if world.nodes[w] == mine]
         self.rank = core.rank
@@ -51,6 +53,13 @@ class Communicator(Collectives):
     def grouped(self) -> Grouped:
         """A `with` block whose calls start together; small all-reduces travel as one."""
         return Grouped(self)
+
+    # ---- messages of unknown sender and size
+
+    def mailbox(self, tag: int) -> Mailbox:
+        """The mailbox of this communicator with that tag, 0 to 65535; the same object for the same tag.
+        Local: does not block, and the other ranks need not call it."""
+        return mailbox_of(self._mailboxes, self._core, tag, self._world.engine.timeout_s)
 
     # ---- groups of ranks
 

@@ -8,5 +8,6 @@ PYBIND11_MODULE(_core, m) {
   bind_engine(m);
   bind_communicator(m);
   bind_bucketer(m);
+  bind_mailbox(m);
   bind_info(m);
 }

@@ -9,8 +9,6 @@
 namespace pycomm {
 namespace {
 
-constexpr std::uint32_t kPairPlane = 1;  // lowest bit of a tag's context: sends and receives, not collectives
-
 template <class T>
 std::uint8_t registry_index(const T& entry) {
   const auto& all = Registry<T>::instance().all();
@@ -128,7 +126,7 @@ std::shared_ptr<Work> Communicator::submit(Call call) {
     header.history = history_;
     history_ = header.next_history();
   }
-  operation.tag = {2 * group_->context + (pair ? kPairPlane : 0), header.sequence};
+  operation.tag = tag_of(group_->context, pair ? Plane::pairs : Plane::collectives, header.sequence);
   task.header = header;
   task.start = [engine = engine_.get(), operation = std::move(operation)] {
     return std::make_unique<HostExecutor>(operation, engine->router(), engine->staging());

@@ -35,6 +35,7 @@ class Communicator {
   int rank() const { return group_->rank; }
   int size() const { return group_->size(); }
   const Group& group() const { return *group_; }
+  const std::shared_ptr<Group>& shared_group() const { return group_; }
   std::int64_t segment_bytes() const { return segment_bytes_; }
   Engine& engine() const { return *engine_; }
   std::optional<Failure> failure() const { return group_->failure(); }

@@ -1,7 +1,9 @@
 #include "engine/driver.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <utility>
 
 #include "core/error.h"
 #include "engine/backoff.h"
@@ -12,6 +14,14 @@ namespace {
 
 // Since when a rank that has left is waited for in vain: what it sent before arrives within this.
 constexpr std::chrono::seconds kFarewell{1};
+
+// How often an idle progress thread looks for frames, where a service listens.
+constexpr std::chrono::milliseconds kListen{1};
+
+// Frames are read when nothing else moves, and in every so many passes.
+constexpr unsigned kReadEvery = 16;
+
+constexpr std::uint8_t kNoticeKind = 0;
 
 double seconds(Clock::duration duration) {
   return std::chrono::duration<double>(duration).count();
@@ -28,7 +38,7 @@ struct Driver::Notice {
   std::string what;
 
   std::vector<std::byte> pack() const {
-    std::size_t length = std::min(what.size(), kControlBytes - 8);
+    std::size_t length = std::min(what.size(), kFrameBytes - 8);
     if (length < what.size())  // not within a character of UTF-8
       while (length > 0 && (static_cast<unsigned char>(what[length]) & 0xC0) == 0x80) --length;
     std::vector<std::byte> bytes(8 + length);
@@ -39,7 +49,7 @@ struct Driver::Notice {
     return bytes;
   }
 
-  static Notice unpack(const std::vector<std::byte>& bytes) {
+  static Notice unpack(std::span<const std::byte> bytes) {
     PYCOMM_DCHECK(bytes.size() >= 8);
     Notice notice;
     std::uint32_t kind_code = 0;
@@ -53,6 +63,10 @@ struct Driver::Notice {
 
 Driver::Driver(Router& router, int collectives_in_flight, bool progress_thread)
     : router_(router), collectives_in_flight_(collectives_in_flight), has_thread_(progress_thread) {
+  for (const ServiceEntry* entry : Registry<ServiceEntry>::instance().all()) {
+    const auto kind = static_cast<std::uint8_t>(services_.size() + 1);
+    services_.push_back(entry->create({*this, router, kind}));
+  }
   if (has_thread_) thread_ = std::thread([this] { thread_main(); });
 }
 
@@ -82,10 +96,30 @@ void Driver::abort(const std::shared_ptr<Group>& group, const Failure& failure) 
   if (stop_) return;
   outbox_.emplace_back(group, failure);
   inbox_full_.store(true, std::memory_order_relaxed);
-  if (driving_) {
+  if (driving_)
     more_.notify_all();
-    return;
-  }
+  else
+    single_pass(lock);
+}
+
+void Driver::nudge() {
+  const std::lock_guard lock(mutex_);
+  nudged_ = true;
+  if (sleeping_) more_.notify_all();
+}
+
+void Driver::poke() {
+  std::unique_lock lock(mutex_);
+  if (stop_) return;
+  nudged_ = true;
+  if (!driving_)
+    single_pass(lock);
+  else if (sleeping_)
+    more_.notify_all();
+}
+
+// The lock is held before and after, and nobody drives.
+void Driver::single_pass(std::unique_lock<std::mutex>& lock) {
   driving_ = true;
   lock.unlock();
   {
@@ -95,16 +129,25 @@ void Driver::abort(const std::shared_ptr<Group>& group, const Failure& failure) 
   lock.lock();
   driving_ = false;
   turn_.notify_all();  // waiters, and stop()
-  if (waiting_ == 0 && pending_ > 0 && has_thread_) more_.notify_one();
+  if (waiting_ == 0) wake_thread();
+}
+
+// The turn is free.
+void Driver::wake_thread() {
+  if (has_thread_ && (under_way() || (listens() && !dozing_))) more_.notify_one();
 }
 
 bool Driver::wait(const Work& work, Clock::time_point until) {
+  return wait([&work] { return work.done(); }, until);
+}
+
+bool Driver::wait(const std::function<bool()>& done, Clock::time_point until) {
   std::unique_lock lock(mutex_);
-  while (!work.done() && Clock::now() < until && !stop_) {
+  while (!done() && Clock::now() < until && !stop_) {
     if (!driving_) {
       driving_ = true;
       lock.unlock();
-      drive([&] { return work.done() || Clock::now() >= until || stop_; });
+      drive([&] { return done() || Clock::now() >= until || stop_; });
       lock.lock();
       driving_ = false;
     } else {
@@ -115,27 +158,42 @@ bool Driver::wait(const Work& work, Clock::time_point until) {
   }
   // Pass the turn on: to another waiter, else to the thread.
   if (stop_ || (!driving_ && waiting_ > 0)) turn_.notify_all();
-  if (!driving_ && waiting_ == 0 && pending_ > 0 && has_thread_) more_.notify_one();
-  return work.done();
+  if (!driving_ && waiting_ == 0) wake_thread();
+  return done();
 }
 
 void Driver::thread_main() {
   std::unique_lock lock(mutex_);
   while (!stop_) {
-    if (driving_ || pending_ == 0) {
+    if (driving_ || !(under_way() || listens())) {
       more_.wait(lock);
+      continue;
+    }
+    if (!under_way()) {
+      dozing_ = true;
+      const auto woken = more_.wait_for(lock, kListen);
+      dozing_ = false;
+      if (woken == std::cv_status::timeout && !driving_ && !stop_) single_pass(lock);
       continue;
     }
     driving_ = true;
     lock.unlock();
     drive([&] {
       const std::lock_guard inner(mutex_);
-      return stop_ || pending_ == 0;
+      return stop_ || !under_way();
     });
     lock.lock();
     driving_ = false;
     if (waiting_ > 0) turn_.notify_one();
   }
+}
+
+bool Driver::under_way() const {
+  return pending_ > 0 || std::any_of(services_.begin(), services_.end(), [](auto& s) { return s->busy(); });
+}
+
+bool Driver::listens() const {
+  return std::any_of(services_.begin(), services_.end(), [](auto& s) { return s->listens(); });
 }
 
 template <class Done>
@@ -150,7 +208,7 @@ void Driver::drive(Done done) {
     const auto sleep = backoff.pause();
     if (sleep.count() == 0) continue;
     std::unique_lock lock(mutex_);
-    if (!inbox_.empty() || stop_) continue;
+    if (!inbox_.empty() || std::exchange(nudged_, false) || stop_) continue;
     sleeping_ = true;
     more_.wait_for(lock, sleep);
     sleeping_ = false;
@@ -164,7 +222,10 @@ bool Driver::pass_or_break() {
   } catch (const std::exception& error) {
     for (Task& task : active_)
       if (!task.work->done()) fail(task, ErrorKind::transport, error.what());
+    for (const auto& service : services_) service->failed({ErrorKind::transport, error.what()});
     clear_ended();
+    const std::lock_guard lock(mutex_);
+    if (waiting_ > 0) turn_.notify_all();
     return true;
   }
 }
@@ -181,12 +242,17 @@ bool Driver::pass() {
   }
   bool moved = false;
   for (Task& task : active_) moved |= run(task);
-  if (!moved) {
-    moved = read_control();
-    std::erase_if(pinned_, [](Task& task) { return withdrawn(*task.executor); });
-  }
+  bool news = false;  // for waiters other than those of tasks
+  for (const auto& service : services_) news |= service->advance();
+  moved |= news;
+  if (!moved) std::erase_if(pinned_, [](Task& task) { return withdrawn(*task.executor); });
+  if (!moved || ++passes_ % kReadEvery == 0) news |= read_control();
   clear_ended();
-  return moved;
+  if (news) {
+    const std::lock_guard lock(mutex_);
+    if (waiting_ > 0) turn_.notify_all();
+  }
+  return moved || news;
 }
 
 void Driver::clear_ended() {
@@ -280,8 +346,7 @@ void Driver::send_news() {
     const std::lock_guard lock(mutex_);
     news.swap(outbox_);
   }
-  for (const auto& [group, failure] : news)
-    if (group->fail(failure)) tell_peers(*group, failure);
+  for (const auto& [group, failure] : news) break_group(*group, failure);
 }
 
 void Driver::tell_peers(const Group& group, const Failure& failure) {
@@ -292,11 +357,19 @@ void Driver::tell_peers(const Group& group, const Failure& failure) {
 void Driver::post_notice(int peer, const Notice& notice) {
   if (peer == router_.rank()) return;
   try {
-    router_.to(peer).post_control(peer, notice.pack());
+    post_frame(kNoticeKind, peer, notice.pack());
   } catch (const Error&) {
     // That peer cannot be reached: it will find out by its own deadline. Our own caller learns the first
     // cause.
   }
+}
+
+void Driver::post_frame(std::uint8_t kind, int peer, std::span<const std::byte> bytes) {
+  PYCOMM_DCHECK(bytes.size() <= kFrameBytes);
+  std::array<std::byte, kControlBytes> frame;
+  frame[0] = std::byte{kind};
+  std::copy(bytes.begin(), bytes.end(), frame.begin() + 1);
+  router_.to(peer).post_control(peer, std::span(frame).first(bytes.size() + 1));
 }
 
 bool Driver::read_control() {
@@ -304,27 +377,54 @@ bool Driver::read_control() {
   bool any = false;
   while (router_.poll_control(&frame)) {
     any = true;
-    const Notice notice = Notice::unpack(frame.bytes);
-    if (notice.context == Notice::kLeaving) {
-      left_.emplace(frame.peer, Clock::now());
-      continue;
-    }
-    const Failure failure{notice.kind, notice.what};
-    const std::lock_guard lock(mutex_);
-    const auto found = groups_.find(notice.context);
-    if (found == groups_.end()) {
-      early_[notice.context] = failure;
-    } else if (const auto group = found->second.lock()) {
-      group->fail(failure);
-    }
+    PYCOMM_DCHECK(!frame.bytes.empty());
+    const auto kind = std::to_integer<std::size_t>(frame.bytes[0]);
+    const auto bytes = std::span<const std::byte>(frame.bytes).subspan(1);
+    PYCOMM_DCHECK(kind <= services_.size());
+    if (kind == kNoticeKind)
+      read_notice(frame.peer, bytes);
+    else
+      services_[kind - 1]->frame(frame.peer, bytes);
   }
   return any;
+}
+
+void Driver::read_notice(int peer, std::span<const std::byte> bytes) {
+  const Notice notice = Notice::unpack(bytes);
+  if (notice.context == Notice::kLeaving) {
+    left_.emplace(peer, Clock::now());
+    for (const auto& service : services_) service->departed(peer);
+    return;
+  }
+  fail_locally(notice.context, {notice.kind, notice.what});
+}
+
+std::shared_ptr<Group> Driver::fail_locally(std::uint32_t context, const Failure& failure) {
+  const std::lock_guard lock(mutex_);
+  const auto found = groups_.find(context);
+  if (found == groups_.end()) early_.emplace(context, failure);
+  const auto group = found == groups_.end() ? nullptr : found->second.lock();
+  return group && group->fail(failure) ? group : nullptr;
+}
+
+std::shared_ptr<Group> Driver::group(std::uint32_t context) {
+  const std::lock_guard lock(mutex_);
+  const auto found = groups_.find(context);
+  return found == groups_.end() ? nullptr : found->second.lock();
+}
+
+void Driver::break_group(Group& group, const Failure& failure) {
+  if (group.fail(failure)) tell_peers(group, failure);
+}
+
+void Driver::break_context(std::uint32_t context, const Failure& failure) {
+  if (const auto group = fail_locally(context, failure)) tell_peers(*group, failure);
 }
 
 bool Driver::stop() {
   {
     const std::lock_guard lock(mutex_);
-    if (stop_.exchange(true)) return pinned_.empty();
+    if (stop_.exchange(true)) return clean_;
     more_.notify_all();
   }
   if (thread_.joinable()) thread_.join();
@@ -334,6 +434,7 @@ bool Driver::stop() {
   inbox_.clear();
   for (Task& task : active_)
     if (!task.work->done()) fail(task, ErrorKind::aborted, "the engine was shut down while it ran");
+  for (const auto& service : services_) clean_ &= service->stop();
   pending_ = 0;
   turn_.notify_all();
   turn_.wait(lock, [this] { return waiting_ == 0; });
@@ -341,8 +442,9 @@ bool Driver::stop() {
     if (task.executor) pinned_.push_back(std::move(task));
   active_.clear();
   std::erase_if(pinned_, [](Task& task) { return withdrawn(*task.executor); });
+  clean_ &= pinned_.empty();
   say_goodbye();
-  return pinned_.empty();
+  return clean_;
 }
 
 void Driver::say_goodbye() {

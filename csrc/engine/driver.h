@@ -5,6 +5,10 @@
 //
 // Submitting takes `mutex_` for a moment and never waits for the driver. Everything below "driver only"
 // belongs to whoever has the turn (`driving_`), which passes from thread to thread under `mutex_`.
+//
+// A control frame begins with its kind, one byte: 0 for news of failures and goodbyes, else a service's. A
+// progress thread sleeps while nothing is under way, unless a service listens: then it looks for frames every
+// millisecond, and leaves the turn free in between.
 #pragma once
 
 #include <atomic>
@@ -14,11 +18,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <vector>
 
 #include "engine/executor.h"
 #include "engine/group.h"
+#include "engine/service.h"
 #include "engine/wire.h"
 #include "engine/work.h"
 #include "transport/router.h"
@@ -47,6 +53,14 @@ class Driver {
 
   // Drives, or sleeps while another thread drives, until the work is done or the time has come. True: done.
   bool wait(const Work& work, Clock::time_point until);
+  // The same for anything that a pass can bring about. `done` is called by the waiting thread alone, often,
+  // and with our lock: it must be quick and not call us.
+  bool wait(const std::function<bool()>& done, Clock::time_point until);
+
+  // For services that were given something: wakes whoever drives and sleeps.
+  void nudge();
+  // The same, and makes one pass if nobody drives. Does not block.
+  void poke();
 
   // Breaks a group here and on its other ranks. Does not block.
   void abort(const std::shared_ptr<Group>& group, const Failure& failure);
@@ -57,11 +71,34 @@ class Driver {
   // Fails what is in flight and stops the thread. True: no transport uses any buffer of ours.
   bool stop();
 
+  // The registered service of this type.
+  template <class T>
+  T& service() const {
+    for (const auto& service : services_)
+      if (auto* const found = dynamic_cast<T*>(service.get())) return *found;
+    throw Error(ErrorKind::internal, "no such service is registered");
+  }
+
+  // ---- for services, while they are called
+
+  static constexpr std::size_t kFrameBytes = kControlBytes - 1;  // beside the kind
+  void post_frame(std::uint8_t kind, int peer, std::span<const std::byte> bytes);
+  // Null when no such communicator has been announced here, or when it is gone.
+  std::shared_ptr<Group> group(std::uint32_t context);
+  // Breaks a group here and on its other ranks.
+  void break_group(Group& group, const Failure& failure);
+  // The same by context; a communicator that is not here yet will be broken when it comes.
+  void break_context(std::uint32_t context, const Failure& failure);
+
  private:
   struct Notice;
 
   bool pass();
   bool pass_or_break();
+  void single_pass(std::unique_lock<std::mutex>& lock);
+  bool under_way() const;
+  bool listens() const;
+  void wake_thread();
   void clear_ended();
   static bool withdrawn(Executor& executor);
   void post_notice(int peer, const Notice& notice);
@@ -72,6 +109,9 @@ class Driver {
   void tell_peers(const Group& group, const Failure& failure);
   void send_news();
   bool read_control();
+  // The group, if this was its first failure.
+  std::shared_ptr<Group> fail_locally(std::uint32_t context, const Failure& failure);
+  void read_notice(int peer, std::span<const std::byte> bytes);
   bool past_deadline(Task& task);
   template <class Done>
   void drive(Done done);
@@ -89,7 +129,9 @@ class Driver {
   std::size_t pending_ = 0;                                         // submitted and not done
   int waiting_ = 0;                                                 // threads in turn_
   bool driving_ = false;
+  bool nudged_ = false;    // since the driver last looked
   bool sleeping_ = false;  // the driver backs off, in more_
+  bool dozing_ = false;    // the progress thread listens: it wakes by itself
   std::map<std::uint32_t, std::weak_ptr<Group>> groups_;
   std::map<std::uint32_t, Failure> early_;  // of communicators not yet announced here
   std::atomic<bool> inbox_full_{false};     // hint: look into inbox_
@@ -99,7 +141,10 @@ class Driver {
   std::list<Task> active_;
   std::list<Task> pinned_;                 // failed, but a transport still uses their buffers
   std::map<int, Clock::time_point> left_;  // world ranks that have gone, and since when we know
+  unsigned passes_ = 0;
+  bool clean_ = true;  // once stopped: no transport uses any buffer of ours
 
+  std::vector<std::unique_ptr<Service>> services_;  // by kind, from 1
   std::thread thread_;
 };
 

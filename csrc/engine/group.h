@@ -7,8 +7,17 @@
 #include <vector>
 
 #include "engine/work.h"
+#include "transport/transport.h"
 
 namespace pycomm {
+
+// Messages of one communicator that are numbered apart from each other.
+enum class Plane : std::uint32_t { collectives, pairs, mail };
+inline constexpr std::uint32_t kPlanes = 4;  // in a tag's context; one is spare
+
+inline Tag tag_of(std::uint32_t context, Plane plane, std::uint32_t sequence) {
+  return {kPlanes * context + static_cast<std::uint32_t>(plane), sequence};
+}
 
 // Threads: the constants by anyone; `running` by the driver; the failure by anyone.
 class Group {

@@ -97,7 +97,7 @@ class TagSpace {
     if (tag.context >> context_bits_ != 0)
       throw TransportError(text("the tags of this MPI (up to ", highest_, ") are enough for ",
                                 1u << context_bits_,
-                                " message contexts, two for each split() that a rank has taken part in"));
+                                " message contexts, four for each split() that a rank has taken part in"));
     const std::uint32_t sequence = tag.sequence & ((1u << sequence_bits_) - 1);
     return static_cast<int>(tag.context << sequence_bits_ | sequence);
   }
