@@ -15,6 +15,7 @@ from pycomm.communicator import Communicator
 from pycomm.errors import Aborted, InvalidArgument, MismatchError, PycommError, Timeout, TransportError
 from pycomm.features import info
 from pycomm.session import abort, init, is_initialized, shutdown
+from pycomm.trace import trace_span
 from pycomm.work import Work
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "init",
     "is_initialized",
     "shutdown",
+    "trace_span",
 ]

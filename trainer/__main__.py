@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen = parser.parse_args(arguments)
         options = chosen[chosen.subcommand].as_dict()
         options.pop("config", None)
+        trace = options.pop("trace", None)
         try:
             if chosen.subcommand == "report":
                 _report(**options)
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             config.check()
         except TrainerError as error:
             parser.error(str(error))
-        _fit(config)
+        _fit(config, trace)
 
 
 def _report(run: Path, out: Path) -> None:
@@ -44,6 +45,7 @@ def _parser() -> Any:
     commands = parser.add_subcommands(required=True)
     fit = ArgumentParser()
     fit.add_class_arguments(FitConfig)
+    fit.add_argument("--trace", type=Path, help="file for a trace of all ranks, for ui.perfetto.dev")
     fit.add_argument("--config", action="config", help="YAML file with these options")
     commands.add_subcommand("fit", fit, help="train a model")
     report = ArgumentParser(description="Draws the loss of a run.")
@@ -55,11 +57,11 @@ def _parser() -> Any:
     return parser
 
 
-def _fit(config: FitConfig) -> None:
+def _fit(config: FitConfig, trace: Path | None) -> None:
     import pycomm
     from trainer.train import fit
 
-    comm = pycomm.init()
+    comm = pycomm.init(trace=trace)
     sys.excepthook = _abort_hook(comm.rank)
     summary = fit(config, comm)
     if comm.rank == 0:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import pycomm
-from pycomm import Communicator
+from pycomm import Communicator, trace_span
 from trainer.config import FitConfig
 from trainer.data import DATA, Dataset
 from trainer.errors import DivergedError, TrainerError
@@ -48,11 +48,13 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
     with Metrics(config.out, comm.rank, steps) as metrics:
         for step in range(1, steps + 1):
             start = time.monotonic()
-            batch = sampler.batch(step - 1)
+            with trace_span("data", step=step):
+                batch = sampler.batch(step - 1)
             optimizer.zero_grad(set_to_none=True)
             strategy.before_forward(batch)
             loss = _forward_backward(model, dataset, batch, step, comm)
-            strategy.step()
+            with trace_span("step", step=step):
+                strategy.step()
             row = {
                 "step": step,
                 "epoch": batch.epoch,
@@ -65,7 +67,8 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
             last = step == steps
             if last or (config.eval_every and step % config.eval_every == 0):
                 strategy.close() if last else strategy.before_forward(None)
-                row["eval"] = evaluate(model, dataset.task, *dataset.test, comm)
+                with trace_span("evaluate", step=step):
+                    row["eval"] = evaluate(model, dataset.task, *dataset.test, comm)
             metrics.add(row)
         summary = _summary(config, model, metrics, comm)
         metrics.write_summary(summary)
@@ -103,9 +106,11 @@ def _forward_backward(
     if not len(batch.indices):
         return StepLoss(0.0, batch, step, comm)
     inputs, targets = dataset.train
-    summed: Tensor = dataset.task.loss(model(inputs[batch.indices]), targets[batch.indices])
+    with trace_span("forward", step=step):
+        summed: Tensor = dataset.task.loss(model(inputs[batch.indices]), targets[batch.indices])
     loss = StepLoss(summed.item(), batch, step, comm)
-    summed.backward()
+    with trace_span("backward", step=step):
+        summed.backward()
     return loss
 
 

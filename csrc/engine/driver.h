@@ -17,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/trace.h"
 #include "engine/executor.h"
 #include "engine/group.h"
 #include "engine/wire.h"
@@ -39,7 +40,7 @@ struct Task {
 class Driver {
  public:
   // With `progress_thread`, operations advance while nobody waits.
-  Driver(Router& router, int collectives_in_flight, bool progress_thread);
+  Driver(Router& router, Trace& trace, int collectives_in_flight, bool progress_thread);
   ~Driver() { stop(); }
 
   // `soon`: wake the progress thread; false when the caller waits right away.
@@ -78,6 +79,7 @@ class Driver {
   void thread_main();
 
   Router& router_;
+  Trace& trace_;
   const int collectives_in_flight_;
   const bool has_thread_;
 

@@ -1,0 +1,98 @@
+// The recorder alone: threads at once, full memory, and what a slice looks like.
+#include "core/trace.h"
+
+#include <thread>
+
+#include "check.h"
+#include "core/error.h"
+
+namespace pycomm {
+namespace {
+
+Trace::Time at_ns(std::int64_t ns) {
+  return Trace::Time(std::chrono::nanoseconds(ns));
+}
+
+std::size_t count_of(const std::string& text, const std::string& part) {
+  std::size_t count = 0;
+  for (auto at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
+  return count;
+}
+
+TEST(a_trace_that_is_off_records_nothing) {
+  Trace trace;
+  {
+    const TraceSpan span(trace, "span");
+  }
+  TraceStalls stalls(trace);
+  stalls.stuck();
+  stalls.moved();
+  CHECK(!trace.on());
+  CHECK_EQ(trace.recorded(), 0);
+  CHECK_EQ(trace.render(0, 10, 0, {}), "");
+}
+
+TEST(threads_record_at_once_until_the_memory_is_full) {
+  constexpr int kThreads = 4;
+  constexpr int kEach = 3000;
+  constexpr std::int64_t kCapacity = 2 * 1024 + 7;  // blocks end within
+  Trace trace;
+  trace.start(kCapacity);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i)
+    threads.emplace_back([&, i] {
+      trace.name_thread(text("thread ", i));
+      for (int n = 0; n < kEach; ++n) trace.span("span", at_ns(n), at_ns(n + 1));
+    });
+  for (auto& thread : threads) thread.join();
+  CHECK_EQ(trace.recorded(), kCapacity);
+  CHECK_EQ(trace.dropped(), kThreads * kEach - kCapacity);
+  CHECK_EQ(count_of(trace.render(0, kCapacity, 0, {}), "\"ph\":\"X\""), kCapacity);
+  CHECK_EQ(count_of(trace.render(1000, 1050, 0, {}), "\"ph\":\"X\""), 50);
+  CHECK_EQ(trace.threads().size(), kThreads);
+}
+
+TEST(an_open_span_is_recorded_although_the_trace_stops) {
+  Trace trace;
+  trace.start(10);
+  {
+    const TraceSpan span(trace, "open");
+    trace.stop();
+    const TraceSpan late(trace, "late");
+  }
+  CHECK_EQ(trace.recorded(), 1);
+}
+
+TEST(times_are_moved_to_the_common_clock) {
+  Trace trace;
+  trace.start(10);
+  trace.span("a\"\n", at_ns(5'000'001'000), at_ns(5'000'002'500), "\"step\":3");
+  const std::string event = trace.render(0, 1, 7, {5'000'000'000, 0.5});
+  CHECK(event.find("\"ts\":0.500,\"dur\":0.750,\"name\":\"a\\\"\\u000a\",\"args\":{\"step\":3}}") !=
+        std::string::npos);
+  CHECK(event.starts_with(",\n{\"ph\":\"X\",\"pid\":7,"));
+  trace.span("before zero", at_ns(4'999'999'000), at_ns(5'000'000'000));
+  CHECK(trace.render(1, 2, 7, {5'000'000'000, 1.0}).find("\"ts\":-1.000,\"dur\":1.000") != std::string::npos);
+}
+
+TEST(an_operation_that_never_started_is_queued_to_its_end) {
+  Trace trace;
+  trace.start(10);
+  TracedCall call{"all_reduce", "f32", "ring", "none", 1000, 4000, 2, 9, -1, 3};
+  trace.operation(call, {at_ns(1000), {}, at_ns(4000)}, 0, "lost");
+  const std::string events = trace.render(0, 1, 0, {});
+  CHECK_EQ(count_of(events, "\"name\":\"all_reduce bucket 3 4 kB ring\""), 2);
+  CHECK_EQ(count_of(events, "\"ts\":1.000"), 2);
+  CHECK_EQ(count_of(events, "\"ts\":4.000"), 2);
+  CHECK(events.find("\"error\":\"lost\"") != std::string::npos);
+}
+
+TEST(a_trace_starts_once_and_with_memory) {
+  Trace trace;
+  CHECK_THROWS(trace.start(0), InvalidArgument, "expected at least 1");
+  trace.start(1);
+  CHECK_THROWS(trace.start(1), InvalidArgument, "started before");
+}
+
+}  // namespace
+}  // namespace pycomm
