@@ -13,8 +13,8 @@ Trace::Time at_ns(std::int64_t ns) {
   return Trace::Time(std::chrono::nanoseconds(ns));
 }
 
-std::size_t count_of(const std::string& text, const std::string& part) {
-  std::size_t count = 0;
+std::int64_t count_of(const std::string& text, const std::string& part) {
+  std::int64_t count = 0;
   for (auto at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
   return count;
 }
@@ -49,7 +49,7 @@ TEST(threads_record_at_once_until_the_memory_is_full) {
   CHECK_EQ(trace.dropped(), kThreads * kEach - kCapacity);
   CHECK_EQ(count_of(trace.render(0, kCapacity, 0, {}), "\"ph\":\"X\""), kCapacity);
   CHECK_EQ(count_of(trace.render(1000, 1050, 0, {}), "\"ph\":\"X\""), 50);
-  CHECK_EQ(trace.threads().size(), kThreads);
+  CHECK_EQ(static_cast<int>(trace.threads().size()), kThreads);
 }
 
 TEST(an_open_span_is_recorded_although_the_trace_stops) {
