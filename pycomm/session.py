@@ -25,6 +25,7 @@ _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM
 _lock = threading.Lock()
 _world: Communicator | None = None
 _recording: Recording | None = None  # of the world, if it is traced
+_lent: Communicator | None = None  # what init() returns meanwhile
 _pid = 0  # of the process that called init(), once it has
 _healthy = True  # no world of this process ended broken, or with buffers in a transport's hands
 _owns_mpi = False  # MPI was started here, and is finalized here
@@ -52,7 +53,7 @@ def init(comm: Any = None, trace: str | os.PathLike[str] | None = None) -> Commu
         if _pid not in (0, os.getpid()):
             raise Aborted("this process was forked after pycomm.init(): start it before, or by 'spawn'")
         if _world is not None:
-            return _world
+            return _lent or _world
         _register_exit()
         alone = comm is None and not _under_launcher()
         trace = trace or os.environ.get("PYCOMM_TRACE")
@@ -80,6 +81,8 @@ def shutdown() -> None:
     `init()` may follow, on all ranks.
     """
     global _world
+    if _lent is not None:
+        raise InvalidArgument("shutdown() within a test: other tests need the connections of this process")
     with _lock:
         world, _world = _world, None
     if world is not None and _pid == os.getpid():
@@ -96,6 +99,19 @@ def abort(code: int = 1) -> None:
     sys.stderr.flush()
     _core.mpi_abort(code)
     os._exit(code)
+
+
+def lend(comm: Communicator | None) -> None:
+    """Let `init()` return this communicator instead, until lend(None): tests do not get the world itself."""
+    global _lent
+    _lent = comm
+
+
+def forgive() -> None:
+    """Let this process end by MPI_Finalize although a world of it broke, or left buffers to a transport: its
+    caller knows that all ranks come to the end, and none waits."""
+    global _healthy
+    _healthy = True
 
 
 def _register_exit() -> None:

@@ -42,6 +42,7 @@ import numpy as np
 from pycomm import _core
 from pycomm.communicator import Communicator
 from pycomm.errors import InvalidArgument, PycommError
+from pycomm.exchange import exchange
 
 Clock = Callable[[], int]  # nanoseconds
 
@@ -150,7 +151,7 @@ class Recording:
         self._patience_s = world._world.engine.timeout_s * comm.size  # rank 0 takes one rank after another
         path = Path(os.path.abspath(path or ""))
         complaint = _complaint(path) if comm.rank == 0 else ""
-        plan = _from_rank_0(comm, {"path": str(path), "epoch_ns": clock(), "complaint": complaint})
+        plan = exchange(comm, {"path": str(path), "epoch_ns": clock(), "complaint": complaint})[0]
         if plan["complaint"]:
             raise InvalidArgument(f"trace: rank 0 cannot write '{plan['path']}': {plan['complaint']}")
         self.path = Path(plan["path"])
@@ -325,14 +326,6 @@ def _complaint(path: Path) -> str:
 
 
 # ---- bytes whose number only the sender knows
-
-
-def _from_rank_0(comm: Communicator, value: dict[str, Any]) -> dict[str, Any]:
-    words = json.dumps(value).encode()
-    size = comm.broadcast(np.array([len(words)], np.int64))
-    data = np.frombuffer(words if comm.rank == 0 else bytes(int(size[0])), np.uint8).copy()
-    chosen: dict[str, Any] = json.loads(comm.broadcast(data).tobytes())
-    return chosen
 
 
 def _send(comm: Communicator, data: bytes, timeout_s: float) -> None:
