@@ -31,7 +31,9 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,7 +106,7 @@ class Ranks:
         self._watch = Watch(world.rank)
         self._test: Communicator | None = None
         self._consequences: set[str] = set()  # phases that failed only because another rank did
-        self._interrupted = False
+        self._interrupted = ""  # by what
         self._lost: str | None = None
         self._status = 0
         self._collect_errors: dict[str, str] = {}
@@ -230,8 +232,8 @@ class Ranks:
 
     # ---- the end
 
-    def pytest_keyboard_interrupt(self) -> None:
-        self._interrupted = True
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        self._interrupted = excinfo.exconly()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -243,7 +245,7 @@ class Ranks:
             self._status = max(theirs["status"] for theirs in ranks)
             session.exitstatus = self._status
         except (pycomm.PycommError, KeyError) as error:  # KeyError: they are at some test
-            self._lost = str(error)
+            self._lost = self._interrupted or str(error)
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
@@ -310,10 +312,19 @@ class Watch:
         os.write(self._stderr, f"\npycomm: {words}\n".encode())
 
     def _expired(self, test: str, limit_s: float) -> None:
-        self.say(f"{test} has not ended on rank {self._rank} after {limit_s:g} s; it is here:")
-        faulthandler.dump_traceback(file=self._stderr)
+        self.say(
+            f"{test} has not ended on rank {self._rank} after {limit_s:g} s; it is here:\n{_place_of_test()}"
+        )
         time.sleep(LAST_WORDS_S)  # others that hang say so too
         pycomm.abort(1)
+
+
+def _place_of_test() -> str:
+    """The main thread's stack, pytest's part left out."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    stack = traceback.extract_stack(frame)
+    pytests = [n for n, each in enumerate(stack) if {"_pytest", "pluggy"} & set(Path(each.filename).parts)]
+    return "".join(traceback.format_list(stack[max(pytests, default=-1) + 1 :])).rstrip()
 
 
 def _limit(config: pytest.Config, world: Communicator) -> float:

@@ -269,7 +269,7 @@ def test_a_test_that_hangs_on_one_rank_ends_the_job(ini: str, wait: str, tmp_pat
     line = (tmp_path / "test_it.py").read_text().splitlines().index(
         "        time.sleep(80)  # the culprit"
     ) + 1
-    assert f"line {line} in test_hangs_on_rank_1" in outcome.stderr, outcome
+    assert f"line {line}, in test_hangs_on_rank_1" in outcome.stderr, outcome
 
 
 @pytest.mark.parametrize("leaving", ["os._exit(3)", 'pytest.exit("enough")'])
