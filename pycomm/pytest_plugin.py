@@ -414,7 +414,8 @@ def _name_ranks(report: pytest.TestReport, group: list[tuple[int, pytest.TestRep
         report.longrepr = f"[{ranks}] {longrepr}"
     elif longrepr is not None:
         longrepr.addsection(ranks, "\n".join(f"rank {rank}: {_message(each)}" for rank, each in group))
-        longrepr.reprcrash.message = f"[{ranks}] {longrepr.reprcrash.message}"
+        if longrepr.reprcrash is not None:
+            longrepr.reprcrash.message = f"[{ranks}] {longrepr.reprcrash.message}"
 
 
 def _message(report: pytest.TestReport) -> str:

@@ -1,10 +1,13 @@
-// The recorder alone: threads at once, full memory, and what a slice looks like.
+// The recorder: threads at once, full memory, what a slice looks like; and in an engine, for the sanitizers.
 #include "core/trace.h"
 
 #include <thread>
 
 #include "check.h"
 #include "core/error.h"
+#include "engine/communicator.h"
+#include "engine/thread_world.h"
+#include "ranks.h"
 
 namespace pycomm {
 namespace {
@@ -85,6 +88,37 @@ TEST(an_operation_that_never_started_is_queued_to_its_end) {
   CHECK_EQ(count_of(events, "\"ts\":1.000"), 2);
   CHECK_EQ(count_of(events, "\"ts\":4.000"), 2);
   CHECK(events.find("\"error\":\"lost\"") != std::string::npos);
+}
+
+TEST(callers_and_progress_threads_record_operations_at_once) {
+  constexpr int kRanks = 3;
+  constexpr int kRounds = 40;
+  ThreadWorld world(kRanks);
+  run_ranks(kRanks, [&](int rank) {
+    const auto engine = Engine::create({rank, kRanks, world.handles(), nullptr}, {}, true);
+    Communicator communicator(engine, std::make_shared<Group>(0, rank, std::vector<int>{0, 1, 2}),
+                              engine->segment_bytes());
+    engine->trace().start(10'000);
+    std::vector<float> values(100, 1.0f);
+    for (int round = 0; round < kRounds; ++round) {
+      Call call;
+      call.collective = Collective::all_reduce;
+      call.input = call.output = {reinterpret_cast<std::byte*>(values.data()), 100, DType::f32};
+      call.op = ReduceOp::max;
+      call.bucket = round;
+      const auto work = communicator.submit(call);
+      const TraceSpan waiting(engine->trace(), "wait", &work->call());
+      while (!communicator.wait(*work, 1.0)) {
+      }
+    }
+    engine->trace().stop();
+    engine->close();
+    const std::string events = engine->trace().render(0, 10'000, rank, {});
+    CHECK_EQ(count_of(events, "\"ph\":\"b\""), 2 * kRounds);
+    CHECK_EQ(count_of(events, "\"name\":\"wait\",\"args\":{\"collective\":\"all_reduce\""), kRounds);
+    CHECK_EQ(count_of(events, "bucket 39 400 B"), 2);
+    CHECK_EQ(engine->trace().dropped(), 0);
+  });
 }
 
 TEST(a_trace_starts_once_and_with_memory) {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,27 @@ def test_with_overlap_the_first_bucket_is_launched_before_the_last_gradient(
         else:
             assert all(step.begin <= bucket.begin for bucket in buckets.values())
         assert all(bucket.end <= step.end for bucket in buckets.values())
+
+
+def test_the_command_line_writes_a_trace(environment: dict[str, str], tmp_path: Path) -> None:
+    options = "fit --data linear --model linear --optimizer sgd --lr 0.01 --steps 2"
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "trainer",
+            *options.split(),
+            "--out",
+            tmp_path,
+            "--trace",
+            tmp_path / "t.json",
+        ],
+        env=environment,
+        check=True,
+        timeout=60,
+    )
+    trace = TraceFile(tmp_path / "t.json")
+    assert trace.threads == {0: ["main"]} and len(trace.span(0, "backward")) == 2
 
 
 def test_fit_shows_its_phases(tmp_path: Path) -> None:
