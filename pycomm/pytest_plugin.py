@@ -106,7 +106,8 @@ class Ranks:
         self._watch = Watch(world.rank)
         self._test: Communicator | None = None
         self._consequences: set[str] = set()  # phases that failed only because another rank did
-        self._interrupted = ""  # by what
+        self._interrupted = ""  # this rank alone: by what
+        self._different = False
         self._lost: str | None = None
         self._status = 0
         self._collect_errors: dict[str, str] = {}
@@ -124,6 +125,7 @@ class Ranks:
         for rank, theirs in enumerate(ranks):
             difference = _difference(ranks[0], theirs, rank)
             if difference:
+                self._different = True
                 pytest.exit(f"ranks collected different tests: {difference}", pytest.ExitCode.USAGE_ERROR)
         if self._world.rank > 0:
             for name in filter(self._config.pluginmanager.has_plugin, _KEEPERS):
@@ -233,7 +235,8 @@ class Ranks:
     # ---- the end
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        self._interrupted = excinfo.exconly()
+        if not (self._different or isinstance(excinfo.value, pytest.Session.Interrupted)):
+            self._interrupted = excinfo.exconly()  # the others end for reasons that were agreed on
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -285,6 +288,7 @@ class Watch:
         self._rank = rank
         self._stderr = os.dup(sys.__stderr__.fileno() if sys.__stderr__ else 2)  # tests capture the other one
         self._timer: threading.Timer | None = None
+        self._dumps = False  # by faulthandler
         self._limit_s = 0.0
 
     @property
@@ -297,15 +301,17 @@ class Watch:
         self._timer = threading.Timer(limit_s, self._expired, [test, limit_s])
         self._timer.daemon = True
         self._timer.start()
-        if not float(config.getini("faulthandler_timeout") or 0):  # else pytest's own would be undone
+        self._dumps = not float(config.getini("faulthandler_timeout") or 0)  # else pytest's would be undone
+        if self._dumps:
             faulthandler.dump_traceback_later(limit_s + GRACE_S, exit=True, file=self._stderr)
 
     def disarm(self) -> float:
         """Returns the limit that held."""
         if self._timer is not None:
             self._timer.cancel()
-            faulthandler.cancel_dump_traceback_later()
             self._timer = None
+            if self._dumps:
+                faulthandler.cancel_dump_traceback_later()
         return self._limit_s
 
     def say(self, words: str) -> None:

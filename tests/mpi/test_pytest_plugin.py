@@ -216,6 +216,12 @@ def test_after_the_first_failure_all_ranks_stop(tmp_path: Path) -> None:
     )
 
 
+def test_errors_of_collection_on_all_ranks_are_said_once(tmp_path: Path) -> None:
+    outcome = ended(tmp_path, 2, "    import no_such_module")
+    assert outcome.status == 2 and re.search(r"=+ 1 error in", outcome.stdout), outcome
+    assert "MPI_ABORT" not in outcome.stderr, outcome
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [
