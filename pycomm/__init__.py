@@ -16,6 +16,7 @@ from pycomm.errors import Aborted, InvalidArgument, MismatchError, PycommError, 
 from pycomm.features import info
 from pycomm.mailbox import Mailbox, Message
 from pycomm.session import abort, init, is_initialized, shutdown
+from pycomm.trace import trace_span
 from pycomm.work import Work
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "init",
     "is_initialized",
     "shutdown",
+    "trace_span",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -29,6 +30,7 @@ class World:
     cores: int  # that this rank has for itself
     next_context: int = 1  # of the next communicator made by split()
     splitting: threading.Lock = field(default_factory=threading.Lock)
+    groups: weakref.WeakSet[Communicator] = field(default_factory=weakref.WeakSet)  # all of them
 
 
 class Communicator(Collectives):
@@ -46,6 +48,7 @@ class Communicator(Collectives):
         self.local_size: int = len(neighbours)
         peers = {world.engine.transport_to(w) for r, w in enumerate(core.world_ranks) if r != core.rank}
         self._transport = "+".join(sorted(peers)) or "none"
+        world.groups.add(self)
 
     def __repr__(self) -> str:
         return f"<pycomm.Communicator rank {self.rank} of {self.size}, transport {self.transport}>"

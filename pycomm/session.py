@@ -18,42 +18,58 @@ from pycomm import _core
 from pycomm.communicator import Communicator, World
 from pycomm.errors import Aborted, InvalidArgument, TransportError
 from pycomm.features import check_transports
+from pycomm.trace import Recording, wanted
 
 # Variables by which launchers say how many processes they started.
 _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS")
 
 _lock = threading.Lock()
 _world: Communicator | None = None
+_recording: Recording | None = None  # of the world, if it is traced
+_lent: Communicator | None = None  # what init() returns meanwhile
 _pid = 0  # of the process that called init(), once it has
 _healthy = True  # no world of this process ended broken, or with buffers in a transport's hands
 _owns_mpi = False  # MPI was started here, and is finalized here
 
 
-def init(comm: Any = None) -> Communicator:
+def init(comm: Any = None, trace: str | os.PathLike[str] | None = None) -> Communicator:
     """Connect with all other ranks and return their communicator. Blocks; all ranks call it; a second call
     returns the same one.
 
     comm: an mpi4py communicator to stand on; None is the world of `mpirun`, or this process alone where no
-    launcher started it. Starts MPI (through mpi4py) only under a launcher. Raises TransportError when the
-    launcher and the MPI library do not belong together, or when MPI lacks MPI_THREAD_MULTIPLE;
-    InvalidArgument for settings that do not hold here, and where comm is None and RANK or WORLD_SIZE in the
-    environment contradict the world; Aborted in a process forked from one that had called init().
+    launcher started it. trace: the file to which rank 0 writes a trace of all ranks when they shut down
+    (pycomm/trace.py); None is what `PYCOMM_TRACE` says, if anything. Starts MPI (through mpi4py) only under a
+    launcher.
+
+    Raises TransportError when the launcher and the MPI library do not belong together, or when MPI lacks
+    MPI_THREAD_MULTIPLE; InvalidArgument for settings that do not hold here, on all ranks when the trace
+    cannot be written, and where comm is None and RANK or WORLD_SIZE in the environment contradict the world;
+    Aborted in a process forked from one that had called init().
 
     >>> comm = pycomm.init()
     >>> comm.rank, comm.size
     (0, 1)
     """
-    global _world
+    global _world, _recording
     with _lock:
         if _pid not in (0, os.getpid()):
             raise Aborted("this process was forked after pycomm.init(): start it before, or by 'spawn'")
         if _world is not None:
-            return _world
+            return _lent or _world
         _register_exit()
         alone = comm is None and not _under_launcher()
         if alone:
             _check_variables(0, 1)
-        _world = _connect(0, 1, {}, [0]) if alone else _connect_mpi(comm)
+        trace = trace or os.environ.get("PYCOMM_TRACE")
+        world = _connect(0, 1, {}, [0], wanted(trace)) if alone else _connect_mpi(comm, wanted(trace))
+        try:
+            _recording = Recording.begin(world, trace)
+        except BaseException:
+            world._world.engine.close()
+            raise
+        if _recording is not None:
+            _recording.of_this_process()
+        _world = world
         return _world
 
 
@@ -64,10 +80,13 @@ def is_initialized() -> bool:
 
 def shutdown() -> None:
     """Disconnect. Pending operations fail with `Aborted`. Called at exit by itself; calling it twice is fine.
+    Does not wait for other ranks, unless a trace is gathered.
 
     `init()` may follow, on all ranks.
     """
     global _world
+    if _lent is not None:
+        raise InvalidArgument("shutdown() within a test: other tests need the connections of this process")
     with _lock:
         world, _world = _world, None
     if world is not None and _pid == os.getpid():
@@ -75,11 +94,28 @@ def shutdown() -> None:
 
 
 def abort(code: int = 1) -> None:
-    """End all processes of the job with exit status `code`, without cleaning up. Does not return."""
+    """End all processes of the job with exit status `code`, without cleaning up. Does not return.
+
+    Events of a trace are saved first, each rank's for itself.
+    """
+    _end_recording(f"abort({code}) was called")
     sys.stdout.flush()
     sys.stderr.flush()
     _core.mpi_abort(code)
     os._exit(code)
+
+
+def lend(comm: Communicator | None) -> None:
+    """Let `init()` return this communicator instead, until lend(None): tests do not get the world itself."""
+    global _lent
+    _lent = comm
+
+
+def forgive() -> None:
+    """Let this process end by MPI_Finalize although a world of it broke, or left buffers to a transport: its
+    caller knows that all ranks come to the end, and none waits."""
+    global _healthy
+    _healthy = True
 
 
 def _register_exit() -> None:
@@ -89,23 +125,33 @@ def _register_exit() -> None:
         atexit.register(_at_exit)
 
 
-def _close(world: Communicator) -> None:
+def _close(world: Communicator, crash: str | None = None) -> None:
     global _healthy
-    broken = world.broken is not None
-    _healthy = world._world.engine.close() and not broken and _healthy
+    broken = world.broken
+    try:
+        _end_recording(crash or (str(broken) if broken else None))
+    finally:
+        _healthy = world._world.engine.close() and not broken and _healthy
+
+
+def _end_recording(failure: str | None) -> None:
+    global _recording
+    recording, _recording = _recording, None
+    if recording is not None and _pid == os.getpid():
+        recording.end(failure)
 
 
 def _at_exit() -> None:
     if _pid != os.getpid():
         return
     # Set by the interpreter when it printed an uncaught exception.
-    crashed = getattr(sys, "last_value", None) is not None
+    crash = getattr(sys, "last_value", None)
     if _world is not None:
-        _close(_world)
+        _close(_world, None if crash is None else f"{type(crash).__name__}: {crash}")
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is None or not mpi.Is_initialized() or mpi.Is_finalized():
         return
-    if (crashed or not _healthy) and mpi.COMM_WORLD.Get_size() > 1:
+    if (crash is not None or not _healthy) and mpi.COMM_WORLD.Get_size() > 1:
         abort(1)
     if _owns_mpi:
         mpi.Finalize()
@@ -118,7 +164,7 @@ def _under_launcher() -> bool:
     return any(name in os.environ for name in _SIZE_VARIABLES) or "PMIX_RANK" in os.environ
 
 
-def _connect_mpi(comm: Any) -> Communicator:
+def _connect_mpi(comm: Any, trace_events: int) -> Communicator:
     # One libmpi for mpi4py and for us.
     os.environ.setdefault("MPI4PY_LIBMPI", _core.libmpi_path())
     _start_mpi()
@@ -140,7 +186,7 @@ def _connect_mpi(comm: Any) -> Communicator:
     leader = node.bcast(comm.Get_rank(), root=0)
     node.Free()
     nodes = comm.allgather(leader)
-    return _connect(comm.Get_rank(), comm.Get_size(), {"mpi": comm.py2f() & 0xFFFFFFFF}, nodes)
+    return _connect(comm.Get_rank(), comm.Get_size(), {"mpi": comm.py2f() & 0xFFFFFFFF}, nodes, trace_events)
 
 
 def _start_mpi() -> None:
@@ -180,10 +226,12 @@ def _check_variables(rank: int, size: int) -> None:
             )
 
 
-def _connect(rank: int, size: int, handles: dict[str, int], nodes: list[int]) -> Communicator:
+def _connect(
+    rank: int, size: int, handles: dict[str, int], nodes: list[int], trace_events: int
+) -> Communicator:
     check_transports(filter(None, os.environ.get("PYCOMM_TRANSPORTS", "").split(",")))
     cores = _own_cores(nodes.count(nodes[rank]))
-    engine = _core.Engine.create(rank, size, handles, _wants_thread(size, cores), [])
+    engine = _core.Engine.create(rank, size, handles, _wants_thread(size, cores), [], None, trace_events)
     for warning in engine.warnings:
         warnings.warn(warning, stacklevel=4)
     if rank == 0:

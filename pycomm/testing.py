@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ from pycomm import _core
 from pycomm.communicator import Communicator, World
 from pycomm.errors import Timeout
 from pycomm.features import check_transports
+from pycomm.trace import Recording, wanted
 
 R = TypeVar("R")
 
@@ -24,21 +26,23 @@ def run_threads(
     timeout: float = 60.0,
     transport: str | None = None,
     progress: str = "inline",
+    trace: str | os.PathLike[str] | None = None,
 ) -> list[R]:
     """Call `fn(comm, *args)` on n ranks, each a thread with a communicator of its own, and return their
     results by rank. Blocks.
 
     transport: "inproc" (copies messages), "inproc_mapped" (peers' memory is addressable too) or None for the
-    best. progress: "inline" or "thread". An exception of a rank breaks the communicators of the others and is
-    raised here, the lowest rank's first cause. When not all ranks have returned after `timeout` seconds,
-    `Timeout` is raised and says where each one is (the threads are left behind).
+    best. progress: "inline" or "thread". trace: a file for the ranks' trace (pycomm/trace.py). An exception
+    of a rank breaks the communicators of the others and is raised here, the lowest rank's first cause. When
+    not all ranks have returned after `timeout` seconds, `Timeout` is raised and says where each one is (the
+    threads are left behind).
 
     >>> run_threads(3, lambda comm: comm.all_reduce(np.array([comm.rank])).item())
     [3, 3, 3]
     """
     check_transports([transport] if transport else [])
     world = _core.ThreadWorld(n)
-    ranks = [_Rank(r, n, world, fn, args, transport, progress) for r in range(n)]
+    ranks = [_Rank(r, n, world, fn, args, transport, progress, trace) for r in range(n)]
     for rank in ranks:
         rank.start()
     end = time.monotonic() + timeout
@@ -66,6 +70,7 @@ class _Rank(threading.Thread):
         args: tuple[Any, ...],
         transport: str | None,
         progress: str,
+        trace: str | os.PathLike[str] | None,
     ) -> None:
         super().__init__(name=f"rank {number}", daemon=True)
         self.number = number
@@ -75,6 +80,7 @@ class _Rank(threading.Thread):
         self.args = args
         self.transports = [transport] if transport else []
         self.progress = progress
+        self.trace = trace
         self.result: Any = None
         self.error: BaseException | None = None
         self.failed_s = 0.0
@@ -82,6 +88,7 @@ class _Rank(threading.Thread):
     def run(self) -> None:
         engine: _core.Engine | None = None
         comm: Communicator | None = None
+        recording: Recording | None = None
         try:
             engine = _core.Engine.create(
                 self.number,
@@ -90,9 +97,15 @@ class _Rank(threading.Thread):
                 self.progress == "thread",
                 self.transports,
                 self.world,
+                wanted(self.trace),
             )
             comm = Communicator(_core.Communicator(engine), World(engine, [0] * self.size, 1))
+            recording = Recording.begin(comm, self.trace)
+            if recording is not None:
+                recording.of_this_thread()
             self.result = self.fn(comm, *self.args)
+            if recording is not None:
+                recording.end(None)
         except BaseException as error:
             self.failed_s = time.monotonic()
             self.error = error
@@ -100,6 +113,8 @@ class _Rank(threading.Thread):
             self.world.abort(why)
             if comm is not None:
                 comm.abort(why)
+            if recording is not None:
+                recording.end(why)
         finally:
             if engine is not None:
                 engine.close()  # before the world that it stands on goes: tracebacks may hold it longer

@@ -37,7 +37,9 @@ def _report(run: Path, out: Path) -> Callable[[], None]:
     return lambda: None
 
 
-def _fit(dry_run: Literal["table", "json"] | None, ranks: int | None, **options: Any) -> Callable[[], None]:
+def _fit(
+    dry_run: Literal["table", "json"] | None, ranks: int | None, trace: Path | None, **options: Any
+) -> Callable[[], None]:
     config = FitConfig(**options)
     config.check()
     if dry_run is not None:
@@ -45,7 +47,7 @@ def _fit(dry_run: Literal["table", "json"] | None, ranks: int | None, **options:
         return lambda: print(needs)
     if ranks is not None:
         raise TrainerError("ranks belongs to dry_run: how many ranks train is what the launcher starts")
-    return lambda: _run_fit(config)
+    return lambda: _run_fit(config, trace)
 
 
 def _needs(config: FitConfig, ranks: int, form: Literal["table", "json"]) -> str:
@@ -70,6 +72,7 @@ def _parser() -> Any:
     commands = parser.add_subcommands(required=True)
     fit = ArgumentParser()
     fit.add_class_arguments(FitConfig)
+    fit.add_argument("--trace", type=Path, help="file for a trace of all ranks, for ui.perfetto.dev")
     fit.add_argument("--config", action="config", help="YAML file with these options")
     fit.add_argument(
         "--dry_run", nargs="?", const="table", choices=["table", "json"], help="print what a run would need"
@@ -88,11 +91,11 @@ def _parser() -> Any:
     return parser
 
 
-def _run_fit(config: FitConfig) -> None:
+def _run_fit(config: FitConfig, trace: Path | None) -> None:
     import pycomm
     from trainer.train import fit
 
-    comm = pycomm.init()
+    comm = pycomm.init(trace=trace)
     sys.excepthook = _abort_hook(comm)
     summary = fit(config, comm)
     if comm.rank == 0:

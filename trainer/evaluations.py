@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from pycomm import Communicator
+from pycomm import Communicator, trace_span
 from trainer.data import Dataset, Split
 from trainer.divergence import check_evaluation
 from trainer.errors import TrainerError
@@ -64,6 +64,7 @@ class Evaluations:
         return values
 
     def _evaluate(self, name: str, split: Split, step: int) -> Values:
-        values = evaluate(self._model, self._dataset.task, split, self._comm)
+        with trace_span("evaluate", step=step, split=name):
+            values = evaluate(self._model, self._dataset.task, split, self._comm)
         check_evaluation(values, name, step)
         return values

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pycomm import Communicator
+from pycomm import Communicator, trace_span
 from trainer.config import CONFIG_FILE, FitConfig
 from trainer.data import DATA, Dataset
 from trainer.divergence import LastGood, StepLoss, check_gradients
@@ -59,15 +59,17 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
     with Metrics(config.out, comm.rank, steps) as metrics, LastGood(config.out, model, comm) as last_good:
         for step in range(1, steps + 1):
             start = time.monotonic()
-            batch = sampler.batch(step - 1)
+            with trace_span("data", step=step):
+                batch = sampler.batch(step - 1)
             last_good.before(step)
             optimizer.zero_grad(set_to_none=True)
             strategy.before_forward(batch)
             loss = _forward_backward(model, dataset, strategy, batch, step, comm)
-            strategy.synchronize()
-            mean_loss = loss.result()
-            check_gradients(model, step, comm)
-            strategy.step()
+            with trace_span("step", step=step):
+                strategy.synchronize()
+                mean_loss = loss.result()
+                check_gradients(model, step, comm)
+                strategy.step()
             row = {
                 "step": step,
                 "epoch": batch.epoch,
@@ -94,9 +96,11 @@ def _forward_backward(
     if not len(batch.indices):
         return StepLoss(0.0, batch, step, comm)
     inputs, targets = dataset.train
-    summed: Tensor = dataset.task.loss(model(inputs[batch.indices]), targets[batch.indices])
+    with trace_span("forward", step=step):
+        summed: Tensor = dataset.task.loss(model(inputs[batch.indices]), targets[batch.indices])
     loss = StepLoss(summed.item(), batch, step, comm)
-    strategy.loss(summed, batch).backward()
+    with trace_span("backward", step=step):
+        strategy.loss(summed, batch).backward()
     return loss
 
 

@@ -7,6 +7,7 @@ namespace pycomm::bindings {
 
 void bind_errors(pybind11::module_& m);
 void bind_work(pybind11::module_& m);
+void bind_trace(pybind11::module_& m);
 void bind_engine(pybind11::module_& m);
 void bind_communicator(pybind11::module_& m);
 void bind_bucketer(pybind11::module_& m);

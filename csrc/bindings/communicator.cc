@@ -7,6 +7,7 @@
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/errors.h"
+#include "bindings/threads.h"
 #include "bindings/waiting.h"
 
 namespace pycomm::bindings {
@@ -54,6 +55,7 @@ std::shared_ptr<Work> start(Communicator& communicator, const std::string& colle
                             const std::string& codec, const std::string& algorithm, double timeout_s,
                             std::optional<Counts> counts, std::optional<Counts> received, bool soon) {
   drain_released();
+  name_this_thread(communicator.engine().trace());
   Call call;
   call.collective = collective_from_name(collective);
   call.op = reduce_op_from_name(op);

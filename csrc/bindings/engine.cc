@@ -22,14 +22,16 @@ void bind_engine(py::module_& m) {
       .def_static(
           "create",
           [](int rank, int size, const std::map<std::string, std::uintptr_t>& handles, bool progress_thread,
-             const std::vector<std::string>& transports, std::optional<std::shared_ptr<ThreadWorld>> world) {
+             const std::vector<std::string>& transports, std::optional<std::shared_ptr<ThreadWorld>> world,
+             std::int64_t trace_events) {
             Settings settings = Settings::from_environment();
             if (!transports.empty()) settings.transports = transports;
+            settings.trace_events = trace_events;
             const py::gil_scoped_release release;
             return Engine::create({rank, size, handles, world.value_or(nullptr)}, settings, progress_thread);
           },
           py::arg("rank"), py::arg("size"), py::arg("handles"), py::arg("progress_thread"),
-          py::arg("transports"), py::arg("world") = py::none(),
+          py::arg("transports"), py::arg("world") = py::none(), py::arg("trace_events") = 0,
           "Collective: connects this rank with the others.")
       .def("close", &Engine::close, py::call_guard<py::gil_scoped_release>(),
            "Stops everything; pending operations fail with Aborted. True when no transport holds a buffer "
@@ -38,6 +40,9 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("warnings", &Engine::warnings)
       .def_property_readonly("has_progress_thread", &Engine::has_progress_thread)
       .def_property_readonly("timeout_s", [](const Engine& engine) { return engine.settings().timeout_s; })
+      .def_property_readonly("trace_events",
+                             [](const Engine& engine) { return engine.settings().trace_events; })
+      .def_property_readonly("trace", &Engine::trace, py::return_value_policy::reference_internal)
       .def(
           "transport_to",
           [](const Engine& engine, int peer) {

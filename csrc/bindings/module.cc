@@ -5,6 +5,7 @@ PYBIND11_MODULE(_core, m) {
   using namespace pycomm::bindings;
   bind_errors(m);
   bind_work(m);
+  bind_trace(m);
   bind_engine(m);
   bind_communicator(m);
   bind_bucketer(m);

@@ -3,6 +3,7 @@
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/errors.h"
+#include "bindings/threads.h"
 #include "bindings/waiting.h"
 
 namespace pycomm::bindings {
@@ -17,6 +18,9 @@ double seconds(Clock::time_point time) {
 }  // namespace
 
 bool wait_for(Communicator& communicator, Work& work, double timeout_s) {
+  Trace& trace = communicator.engine().trace();
+  name_this_thread(trace);
+  const TraceSpan span(trace, "wait", &work.call());
   const auto start = Clock::now();
   while (!work.done()) {
     const double left = timeout_s - std::chrono::duration<double>(Clock::now() - start).count();

@@ -29,6 +29,7 @@ struct Call {
   std::vector<std::int64_t> received;
   double timeout_s = 0;  // 0: as the settings say
   bool soon = true;      // false: the caller waits right away
+  int bucket = -1;       // its number, for traces; none
   std::shared_ptr<void> keepalive;
 };
 

@@ -40,6 +40,21 @@ void place_scales(const Call& call, const Codec& codec, int size, Operation& ope
   }
 }
 
+TracedCall traced(const Call& call, const Header& header, const Algorithm& algorithm, const Codec& codec) {
+  const std::string_view name = algorithm.name;
+  const auto count = static_cast<std::int64_t>(header.count);
+  return {name_of(call.collective),
+          name_of(call.input.dtype),
+          name.substr(name.find(':') + 1),
+          codec.name,
+          count,
+          count * size_of(call.input.dtype),
+          header.context,
+          header.sequence,
+          is_pair(call.collective) || has_root(call.collective) ? call.root : -1,
+          call.bucket};
+}
+
 }  // namespace
 
 Communicator::Communicator(std::shared_ptr<Engine> engine, std::shared_ptr<Group> group,
@@ -111,11 +126,9 @@ std::shared_ptr<Work> Communicator::submit(Call call) {
   header.parts = call.counts.empty() ? 0 : kChosenParts;
 
   Task task;
-  task.work = std::make_shared<Work>(std::move(call.keepalive));
   task.group = group_;
   task.timeout_s = call.timeout_s > 0 ? call.timeout_s : engine_->settings().timeout_s;
   task.collective = !pair;
-  auto work = task.work;
 
   const std::lock_guard lock(mutex_);
   operation.plan = plan_for(algorithm, call, checked.in_place);
@@ -128,6 +141,8 @@ std::shared_ptr<Work> Communicator::submit(Call call) {
   }
   operation.tag = tag_of(group_->context, pair ? Plane::pairs : Plane::collectives, header.sequence);
   task.header = header;
+  task.work = std::make_shared<Work>(std::move(call.keepalive), traced(call, header, algorithm, checked.codec));
+  auto work = task.work;
   task.start = [engine = engine_.get(), operation = std::move(operation)] {
     return std::make_unique<HostExecutor>(operation, engine->router(), engine->staging());
   };

@@ -61,8 +61,11 @@ struct Driver::Notice {
   }
 };
 
-Driver::Driver(Router& router, int collectives_in_flight, bool progress_thread)
-    : router_(router), collectives_in_flight_(collectives_in_flight), has_thread_(progress_thread) {
+Driver::Driver(Router& router, Trace& trace, int collectives_in_flight, bool progress_thread)
+    : router_(router),
+      trace_(trace),
+      collectives_in_flight_(collectives_in_flight),
+      has_thread_(progress_thread) {
   for (const ServiceEntry* entry : Registry<ServiceEntry>::instance().all()) {
     const auto kind = static_cast<std::uint8_t>(services_.size() + 1);
     services_.push_back(entry->create({*this, router, kind}));
@@ -163,6 +166,7 @@ bool Driver::wait(const std::function<bool()>& done, Clock::time_point until) {
 }
 
 void Driver::thread_main() {
+  trace_.name_thread("progress");
   std::unique_lock lock(mutex_);
   while (!stop_) {
     if (driving_ || !(under_way() || listens())) {
@@ -199,12 +203,16 @@ bool Driver::listens() const {
 template <class Done>
 void Driver::drive(Done done) {
   const FloatMode float_mode;
+  const TraceSpan turn(trace_, "drive");
+  TraceStalls stalls(trace_);
   Backoff backoff;
   while (!done()) {
     if (pass_or_break()) {
+      stalls.moved();
       backoff.reset();
       continue;
     }
+    stalls.stuck();
     const auto sleep = backoff.pause();
     if (sleep.count() == 0) continue;
     std::unique_lock lock(mutex_);
@@ -323,7 +331,12 @@ bool Driver::past_deadline(Task& task) {
 
 void Driver::end(Task& task, std::optional<Failure> failure) {
   if (task.executor && task.collective) --task.group->running;
-  task.work->finish(std::move(failure), task.executor ? task.executor->bytes_sent() : 0);
+  Work& work = *task.work;
+  const std::int64_t sent = task.executor ? task.executor->bytes_sent() : 0;
+  if (trace_.on())  // before anybody can see that it is done, and end the trace
+    trace_.operation(work.call(), {work.submitted(), work.started(), Clock::now()}, sent,
+                     failure ? failure->what : "");
+  work.finish(std::move(failure), sent);
 }
 
 void Driver::fail(Task& task, ErrorKind kind, const std::string& what) {

@@ -22,6 +22,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/trace.h"
 #include "engine/executor.h"
 #include "engine/group.h"
 #include "engine/service.h"
@@ -45,7 +46,7 @@ struct Task {
 class Driver {
  public:
   // With `progress_thread`, operations advance while nobody waits.
-  Driver(Router& router, int collectives_in_flight, bool progress_thread);
+  Driver(Router& router, Trace& trace, int collectives_in_flight, bool progress_thread);
   ~Driver() { stop(); }
 
   // `soon`: wake the progress thread; false when the caller waits right away.
@@ -118,6 +119,7 @@ class Driver {
   void thread_main();
 
   Router& router_;
+  Trace& trace_;
   const int collectives_in_flight_;
   const bool has_thread_;
 

@@ -49,7 +49,7 @@ std::shared_ptr<Engine> Engine::create(const Environment& environment, const Set
   for (const std::string& theirs : exchange(std::to_string(segment)))
     segment = std::min<std::int64_t>(segment, std::stoll(theirs));
   engine->segment_bytes_ = segment;
-  parts.driver = std::make_unique<Driver>(*parts.router, agreed.in_flight, progress_thread);
+  parts.driver = std::make_unique<Driver>(*parts.router, parts.trace, agreed.in_flight, progress_thread);
   return engine;
 }
 

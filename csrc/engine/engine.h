@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bootstrap/bootstrap.h"
+#include "core/trace.h"
 #include "engine/driver.h"
 #include "engine/fork_guard.h"
 #include "engine/settings.h"
@@ -41,10 +42,12 @@ class Engine {
   Router& router() const { return *parts_->router; }
   Driver& driver() const { return *parts_->driver; }
   Staging& staging() const { return parts_->staging; }
+  Trace& trace() const { return parts_->trace; }
 
  private:
   struct Parts {
     std::shared_ptr<void> environment_owner;
+    Trace trace;
     Staging staging;
     std::unique_ptr<Bootstrap> bootstrap;
     std::unique_ptr<Router> router;

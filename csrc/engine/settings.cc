@@ -35,6 +35,8 @@ void set(Settings& settings, const std::string& name, const std::string& value, 
     settings.segment_bytes = static_cast<std::int64_t>(number(value, shown, 0, 1 << 30, true));
   if (name == "window") settings.window = static_cast<int>(number(value, shown, 0, 1024, true));
   if (name == "in_flight") settings.in_flight = static_cast<int>(number(value, shown, 1, 1024, true));
+  if (name == "trace_events")
+    settings.trace_events = static_cast<std::int64_t>(number(value, shown, 0, 1e12, true));
   if (name == "transports") settings.transports = split_list(value);
 }
 
@@ -57,7 +59,7 @@ std::string Settings::to_text() const {
   std::ostringstream out;
   out.precision(17);
   out << "timeout_s=" << timeout_s << " segment_bytes=" << segment_bytes << " window=" << window
-      << " in_flight=" << in_flight << " transports=";
+      << " in_flight=" << in_flight << " trace_events=" << trace_events << " transports=";
   for (std::size_t i = 0; i < transports.size(); ++i) out << (i ? "," : "") << transports[i];
   return out.str();
 }

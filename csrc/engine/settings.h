@@ -11,7 +11,8 @@ struct Settings {
   double timeout_s = 300.0;        // PYCOMM_TIMEOUT_S
   std::int64_t segment_bytes = 0;  // PYCOMM_SEGMENT_BYTES; 0: as the transport measured
   int window = 0;  // PYCOMM_WINDOW, segments in flight per peer and direction; 0: as the transport measured
-  int in_flight = 4;  // PYCOMM_IN_FLIGHT, collectives of one communicator that advance at once
+  int in_flight = 4;              // PYCOMM_IN_FLIGHT, collectives of one communicator that advance at once
+  std::int64_t trace_events = 0;  // memory of the trace; 0: none. Asked for by init(), not a variable
   std::vector<std::string> transports;  // PYCOMM_TRANSPORTS, a comma-separated list; empty: all that work
 
   // Throws InvalidArgument naming the variable, what it held and what it takes.

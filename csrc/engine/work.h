@@ -9,6 +9,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "core/trace.h"
 
 namespace pycomm {
 
@@ -23,8 +24,10 @@ struct Failure {
 // anyone.
 class Work {
  public:
-  explicit Work(std::shared_ptr<void> keepalive)
-      : keepalive_(std::move(keepalive)), submitted_(Clock::now()) {}
+  Work(std::shared_ptr<void> keepalive, TracedCall call)
+      : call_(call), keepalive_(std::move(keepalive)), submitted_(Clock::now()) {}
+
+  const TracedCall& call() const { return call_; }
 
   bool done() const { return done_.load(std::memory_order_acquire); }
   // Null while running and after success.
@@ -44,6 +47,7 @@ class Work {
   void finish(std::optional<Failure> failure, std::int64_t bytes_sent);
 
  private:
+  const TracedCall call_;
   std::shared_ptr<void> keepalive_;  // the caller's objects whose memory the operation uses
   Clock::time_point submitted_;
   Clock::time_point started_{};

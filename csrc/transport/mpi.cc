@@ -81,15 +81,15 @@ std::size_t received(const MPI_Status& status) {
   return count == MPI_UNDEFINED ? 0 : static_cast<std::size_t>(count);
 }
 
-// Folds our 64 bits of tag into those that MPI has (at least 15): a third of them for the context, the rest
+// Folds our 64 bits of tag into those that MPI has (at least 15): two fifths for the context, the rest
 // for the sequence, which wraps around; the highest tag is for control. With the 31 bits of Open MPI streams
-// of one context fold together when they are 2^20 operations apart. A context too large is refused: two
+// of one context fold together when they are 2^18 operations apart. A context too large is refused: two
 // communicators may be in flight at once.
 class TagSpace {
  public:
   explicit TagSpace(int highest)
       : highest_(highest),
-        context_bits_(usable_bits(highest) / 3),
+        context_bits_(usable_bits(highest) * 2 / 5),
         sequence_bits_(usable_bits(highest) - context_bits_) {}
 
   int control() const { return highest_; }

@@ -145,7 +145,7 @@ def test_an_argument_is_an_argument_error_of_python_too() -> None:
 
 def test_an_unknown_transport_lists_those_that_exist() -> None:
     with pytest.raises(
-        InvalidArgument, match="transport 'carrier_pigeon'; known: inproc, inproc_mapped, mpi"
+        InvalidArgument, match="transport 'carrier_pigeon': unknown; there is inproc, inproc_mapped, mpi"
     ):
         run_threads(2, lambda comm: None, transport="carrier_pigeon")
 
