@@ -4,7 +4,7 @@ The collectives engine. Use it through the package pycomm.
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Bucketer', 'Communicator', 'Engine', 'Mail', 'Mailbox', 'ThreadWorld', 'Work', 'algorithms', 'available_isas', 'codecs', 'isa', 'libmpi_path', 'mpi_abort', 'mpi_info', 'supports', 'transports']
+__all__: list[str] = ['Bucketer', 'Communicator', 'Engine', 'Mail', 'Mailbox', 'ThreadWorld', 'Trace', 'Work', 'algorithms', 'available_isas', 'codecs', 'isa', 'libmpi_path', 'mpi_abort', 'mpi_info', 'supports', 'transports']
 class Work:
     def abandon(self, why: str) -> None:
         ...
@@ -24,6 +24,35 @@ class Work:
     @property
     def submitted_s(self) -> float:
         ...
+class Trace:
+    """
+    What one rank records. Times are those of time.monotonic_ns().
+    """
+    def render(self, first: typing.SupportsInt | typing.SupportsIndex, last: typing.SupportsInt | typing.SupportsIndex, process: typing.SupportsInt | typing.SupportsIndex, zero_ns: typing.SupportsInt | typing.SupportsIndex, rate: typing.SupportsFloat | typing.SupportsIndex) -> bytes:
+        """
+        Events as JSON objects, each after a comma, on a clock that is 0 at zero_ns and runs at that rate.
+        """
+    def span(self, name: str, begin_ns: typing.SupportsInt | typing.SupportsIndex, end_ns: typing.SupportsInt | typing.SupportsIndex, arguments: str) -> None:
+        """
+        Records a span of the calling thread; `arguments` is the inside of a JSON object.
+        """
+    def start(self, capacity: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Begins recording; once.
+        """
+    def stop(self) -> None:
+        ...
+    @property
+    def dropped(self) -> int:
+        ...
+    @property
+    def recorded(self) -> int:
+        ...
+    @property
+    def threads(self) -> dict[int, str]:
+        """
+        Names by the system's number of the thread; empty where it has none.
+        """
 class ThreadWorld:
     """
     What ranks that are threads of one process share.
@@ -36,7 +65,7 @@ class ThreadWorld:
         ...
 class Engine:
     @staticmethod
-    def create(rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, handles: collections.abc.Mapping[str, typing.SupportsInt | typing.SupportsIndex], progress_thread: bool, transports: collections.abc.Sequence[str], world: ThreadWorld | None = None) -> Engine:
+    def create(rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, handles: collections.abc.Mapping[str, typing.SupportsInt | typing.SupportsIndex], progress_thread: bool, transports: collections.abc.Sequence[str], world: ThreadWorld | None = None, trace_events: typing.SupportsInt | typing.SupportsIndex = 0) -> Engine:
         """
         Collective: connects this rank with the others.
         """
@@ -57,6 +86,12 @@ class Engine:
         ...
     @property
     def timeout_s(self) -> float:
+        ...
+    @property
+    def trace(self) -> Trace:
+        ...
+    @property
+    def trace_events(self) -> int:
         ...
     @property
     def warnings(self) -> list[str]:

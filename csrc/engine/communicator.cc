@@ -141,7 +141,8 @@ std::shared_ptr<Work> Communicator::submit(Call call) {
   }
   operation.tag = tag_of(group_->context, pair ? Plane::pairs : Plane::collectives, header.sequence);
   task.header = header;
-  task.work = std::make_shared<Work>(std::move(call.keepalive), traced(call, header, algorithm, checked.codec));
+  task.work =
+      std::make_shared<Work>(std::move(call.keepalive), traced(call, header, algorithm, checked.codec));
   auto work = task.work;
   task.start = [engine = engine_.get(), operation = std::move(operation)] {
     return std::make_unique<HostExecutor>(operation, engine->router(), engine->staging());

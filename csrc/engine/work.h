@@ -24,7 +24,7 @@ struct Failure {
 // anyone.
 class Work {
  public:
-  Work(std::shared_ptr<void> keepalive, TracedCall call)
+  explicit Work(std::shared_ptr<void> keepalive, TracedCall call = {})
       : call_(call), keepalive_(std::move(keepalive)), submitted_(Clock::now()) {}
 
   const TracedCall& call() const { return call_; }
