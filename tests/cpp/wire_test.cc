@@ -10,6 +10,7 @@ using namespace pycomm;
 namespace {
 
 Header header_of(const std::string& bytes) {
+  CHECK(bytes.size() >= sizeof(Header));
   Header header;
   std::memcpy(&header, bytes.data(), sizeof(Header));
   return header;
