@@ -27,7 +27,9 @@ HEAD = """
 
 def begin(folder: Path, ranks: int, source: str, *options: str, ini: str = "") -> Job:
     """Starts pytest on a package of tests that has one file."""
-    (folder / "pytest.ini").write_text(f"[pytest]\n{ini}\n")
+    # A development install's import hook is loaded before pytest can rewrite it.
+    quiet = "filterwarnings = ignore:Module already imported so cannot be rewritten"
+    (folder / "pytest.ini").write_text(f"[pytest]\n{quiet}\n{ini}\n")
     (folder / "test_it.py").write_text(textwrap.dedent(HEAD) + textwrap.dedent(source))
     arguments = [
         "pytest",

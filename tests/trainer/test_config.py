@@ -25,7 +25,7 @@ CHANGED = FitConfig(
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[FitConfig]:
     """The configurations that main() would have run."""
     seen: list[FitConfig] = []
-    monkeypatch.setattr(program, "_run_fit", seen.append)
+    monkeypatch.setattr(program, "_run_fit", lambda config, trace: seen.append(config))
     return seen
 
 

@@ -134,6 +134,9 @@ def test_a_validation_split_leaves_the_test_split_as_it_is(name: str) -> None:
 
 def test_every_data_set_takes_the_fractions() -> None:
     for name in DATA.names():
-        options = inspect.signature(DATA.factory(name)).parameters
+        factory = DATA.factory(name)
+        if not factory.__module__.startswith("trainer.data."):
+            continue  # another test's own
+        options = inspect.signature(factory).parameters
         assert options["validation_fraction"].default == 0, name
         assert 0 < options["test_fraction"].default < 1, name
