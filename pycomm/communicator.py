@@ -11,10 +11,10 @@ from typing import TypeVar
 import numpy as np
 
 from pycomm import _core
-from pycomm.collectives import Collectives
 from pycomm.errors import InvalidArgument
 from pycomm.grouped import Grouped
 from pycomm.mailbox import Mailbox, mailbox_of
+from pycomm.persistent import PersistentCollectives
 from pycomm.request import Request
 from pycomm.work import Work
 
@@ -33,7 +33,7 @@ class World:
     groups: weakref.WeakSet[Communicator] = field(default_factory=weakref.WeakSet)  # all of them
 
 
-class Communicator(Collectives):
+class Communicator(PersistentCollectives):
     """Ranks that talk to each other. Made by `pycomm.init()` and `split()`; usable from any thread."""
 
     def __init__(self, core: _core.Communicator, world: World) -> None:
@@ -142,4 +142,4 @@ class Communicator(Collectives):
         self._core.run(*call)
 
     def _start(self, call: Request, result: T) -> Work[T]:
-        return Work(self._core, self._core.start(*call, True), result)
+        return Work(self._core, self._core.start(*call), result)

@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, m) {
   bind_trace(m);
   bind_engine(m);
   bind_communicator(m);
+  bind_persistent(m);
   bind_bucketer(m);
   bind_mailbox(m);
   bind_info(m);

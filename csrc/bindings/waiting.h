@@ -5,6 +5,8 @@
 
 namespace pycomm::bindings {
 
+inline constexpr double kForeverSeconds = 1e9;  // an operation's own deadline ends it
+
 // Call with the GIL. False when the time is over first. A signal handler that raises gives the operation up.
 bool wait_for(Communicator& communicator, Work& work, double timeout_s);
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "engine/executor_host.h"
 #include "plan/select.h"
 
 namespace pycomm {
@@ -88,6 +87,7 @@ const Algorithm& Communicator::choose(const Call& call, const CheckedCall& check
 
 std::shared_ptr<const CompiledPlan> Communicator::plan_for(const Algorithm& algorithm, const Call& call,
                                                            bool in_place) {
+  const std::lock_guard lock(mutex_);
   auto& plan = plans_[PlanKey{&algorithm, call.root, in_place}];
   if (!plan)
     plan = std::make_shared<const CompiledPlan>(algorithm.plan({call.collective, rank(), size(), call.root}),
@@ -95,24 +95,26 @@ std::shared_ptr<const CompiledPlan> Communicator::plan_for(const Algorithm& algo
   return plan;
 }
 
-std::shared_ptr<Work> Communicator::submit(Call call) {
+Prepared Communicator::prepare(Call call) {
   engine_->check_usable();
-  if (const auto failure = group_->failure()) raise(failure->kind, failure->what);
   const CheckedCall checked = check_call(call, rank(), size());
   const Algorithm& algorithm = choose(call, checked);
   const DType dtype = call.input.dtype;
   const bool pair = is_pair(call.collective);
 
-  Operation operation;
-  operation.collective = call.collective;
-  operation.input = call.input;
-  operation.output = call.output;
-  operation.codec = &checked.codec;
-  operation.group = group_;
-  operation.segment_count = std::max<std::int64_t>(1, segment_bytes_ / size_of(dtype));
-  place_scales(call, checked.codec, size(), operation);
+  auto operation = std::make_shared<Operation>();
+  operation->collective = call.collective;
+  operation->input = call.input;
+  operation->output = call.output;
+  operation->codec = &checked.codec;
+  operation->group = group_;
+  operation->segment_count = std::max<std::int64_t>(1, segment_bytes_ / size_of(dtype));
+  place_scales(call, checked.codec, size(), *operation);
+  operation->plan = plan_for(algorithm, call, checked.in_place);
+  operation->layout =
+      checked.layout(call, {call.collective, rank(), size(), call.root}, operation->plan->chunks);
 
-  Header& header = operation.header;
+  Header header;
   // Both ends of a pair say the same.
   header.collective = static_cast<std::uint8_t>(pair ? Collective::send : call.collective);
   header.dtype = static_cast<std::uint8_t>(dtype);
@@ -125,29 +127,42 @@ std::shared_ptr<Work> Communicator::submit(Call call) {
   header.scale = static_cast<float>(call.scale);
   header.parts = call.counts.empty() ? 0 : kChosenParts;
 
+  return {.operation = std::move(operation),
+          .header = header,
+          .traced = traced(call, header, algorithm, checked.codec),
+          .peer = call.root,
+          .timeout_s = call.timeout_s > 0 ? call.timeout_s : engine_->settings().timeout_s,
+          .soon = call.soon,
+          .keepalive = std::move(call.keepalive)};
+}
+
+std::shared_ptr<Work> Communicator::submit(const Prepared& prepared) {
+  engine_->check_usable();
+  if (const auto failure = group_->failure()) raise(failure->kind, failure->what);
+  const Collective collective = prepared.operation->collective;
+  const bool pair = is_pair(collective);
   Task task;
   task.group = group_;
-  task.timeout_s = call.timeout_s > 0 ? call.timeout_s : engine_->settings().timeout_s;
+  task.timeout_s = prepared.timeout_s;
   task.collective = !pair;
+  task.header = prepared.header;
 
   const std::lock_guard lock(mutex_);
-  operation.plan = plan_for(algorithm, call, checked.in_place);
-  operation.layout =
-      checked.layout(call, {call.collective, rank(), size(), call.root}, operation.plan->chunks);
-  header.sequence = pair ? pair_sequence_[{call.root, call.collective == Collective::send}]++ : sequence_++;
+  Header& header = task.header;
+  header.sequence = pair ? pair_sequence_[{prepared.peer, collective == Collective::send}]++ : sequence_++;
   if (!pair) {
     header.history = history_;
     history_ = header.next_history();
   }
-  operation.tag = tag_of(group_->context, pair ? Plane::pairs : Plane::collectives, header.sequence);
-  task.header = header;
-  task.work =
-      std::make_shared<Work>(std::move(call.keepalive), traced(call, header, algorithm, checked.codec));
-  auto work = task.work;
-  task.start = [engine = engine_.get(), operation = std::move(operation)] {
-    return std::make_unique<HostExecutor>(operation, engine->router(), engine->staging());
+  TracedCall traced = prepared.traced;
+  traced.sequence = header.sequence;
+  task.work = std::make_shared<Work>(prepared.keepalive, traced);
+  const Tag tag = tag_of(group_->context, pair ? Plane::pairs : Plane::collectives, header.sequence);
+  task.start = [engine = engine_.get(), operation = prepared.operation, header, tag] {
+    return std::make_unique<HostExecutor>(operation, header, tag, engine->router(), engine->staging());
   };
-  engine_->driver().submit(std::move(task), call.soon);
+  auto work = task.work;
+  engine_->driver().submit(std::move(task), prepared.soon);
   return work;
 }
 

@@ -11,8 +11,20 @@
 #include "engine/call.h"
 #include "engine/compiled_plan.h"
 #include "engine/engine.h"
+#include "engine/executor_host.h"
 
 namespace pycomm {
+
+// A call that has been checked and planned; it may be submitted any number of times, one after the other.
+struct Prepared {
+  std::shared_ptr<const Operation> operation;
+  Header header;  // but for what numbers it
+  TracedCall traced;
+  int peer = 0;  // of a send or recv
+  double timeout_s = 0;
+  bool soon = true;
+  std::shared_ptr<void> keepalive;
+};
 
 // Threads: any. Operations of one communicator start in the order of submit(), which must be the same on all
 // its ranks; sends and receives are matched per peer and independent of those.
@@ -22,7 +34,11 @@ class Communicator {
 
   // Never blocks. Throws InvalidArgument before anything moves, or the first cause if the communicator is
   // broken.
-  std::shared_ptr<Work> submit(Call call);
+  std::shared_ptr<Work> submit(Call call) { return submit(prepare(std::move(call))); }
+  // What submit() does once: checks the call and plans it. Local; throws InvalidArgument.
+  Prepared prepare(Call call);
+  // And what it does each time.
+  std::shared_ptr<Work> submit(const Prepared& prepared);
   // Throws what submit() would throw of the call's arguments.
   void check(const Call& call) const { choose(call, check_call(call, rank(), size())); }
 

@@ -14,8 +14,12 @@ constexpr std::size_t kInlineBytes = 4096 - sizeof(Header);
 
 }  // namespace
 
-HostExecutor::HostExecutor(Operation operation, Router& router, Staging& staging)
-    : operation_(std::move(operation)),
+HostExecutor::HostExecutor(std::shared_ptr<const Operation> operation, const Header& header, Tag tag,
+                           Router& router, Staging& staging)
+    : shared_operation_(std::move(operation)),
+      operation_(*shared_operation_),
+      header_(header),
+      tag_(tag),
       world_ranks_(operation_.group->world_ranks),
       plan_(*operation_.plan),
       router_(router),
@@ -38,6 +42,7 @@ HostExecutor::HostExecutor(Operation operation, Router& router, Staging& staging
   unfinished_ = plan_.steps.size();
 
   // Incoming lanes first: what has come is taken before more is sent.
+  lanes_.reserve(plan_.channels.size());
   for (const bool outgoing : {false, true}) {
     for (const Channel& channel : plan_.channels) {
       if (channel.outgoing != outgoing) continue;
@@ -63,7 +68,7 @@ HostExecutor::HostExecutor(Operation operation, Router& router, Staging& staging
 
 // With parts of chosen sizes each channel's header holds those that travel along it; where peers meet, all.
 Header HostExecutor::header_for(const Channel& channel) const {
-  Header header = operation_.header;
+  Header header = header_;
   if (!layout_.is_chosen()) return header;
   std::vector<std::int64_t> counts;
   for (const int index : channel.steps) {
@@ -90,7 +95,7 @@ bool HostExecutor::advance_outgoing(Lane& lane) {
   bool moved = false;
   while (!lane.flights.empty() && lane.transport->poll(lane.flights.front().ticket)) {
     const int step = lane.flights.front().step;
-    lane.flights.pop_front();
+    lane.flights.erase(lane.flights.begin());
     if (step >= 0) complete(step);
     moved = true;
   }
@@ -107,8 +112,7 @@ bool HostExecutor::post_send(Lane& lane) {
   if (!lane.opened && bytes > kInlineBytes) {
     flight.block = staging_.take(sizeof(Header));
     std::memcpy(flight.block.data(), &lane.header, sizeof(Header));
-    flight.ticket =
-        lane.transport->post_send(lane.world_peer, operation_.tag, {flight.block.data(), sizeof(Header)});
+    flight.ticket = lane.transport->post_send(lane.world_peer, tag_, {flight.block.data(), sizeof(Header)});
     lane.opened = true;
     lane.flights.push_back(std::move(flight));
     return true;
@@ -119,14 +123,14 @@ bool HostExecutor::post_send(Lane& lane) {
   flight.wire = payload_of(step, segment, flight.block);
   flight.bytes = bytes;
   if (lane.opened) {
-    flight.ticket = lane.transport->post_send(lane.world_peer, operation_.tag, {flight.wire, bytes});
+    flight.ticket = lane.transport->post_send(lane.world_peer, tag_, {flight.wire, bytes});
   } else {
     Staging::Block message = staging_.take(static_cast<std::int64_t>(sizeof(Header) + bytes));
     std::memcpy(message.data(), &lane.header, sizeof(Header));
     if (bytes > 0) std::memcpy(message.data() + sizeof(Header), flight.wire, bytes);
     flight.block = std::move(message);
-    flight.ticket = lane.transport->post_send(lane.world_peer, operation_.tag,
-                                              {flight.block.data(), sizeof(Header) + bytes});
+    flight.ticket =
+        lane.transport->post_send(lane.world_peer, tag_, {flight.block.data(), sizeof(Header) + bytes});
     lane.opened = true;
   }
   bytes_sent_ += static_cast<std::int64_t>(bytes);
@@ -172,7 +176,7 @@ bool HostExecutor::advance_incoming(Lane& lane) {
       moved = true;
     }
     if (!apply(lane, flight)) break;
-    lane.flights.pop_front();
+    lane.flights.erase(lane.flights.begin());
     moved = true;
   }
   while (lane.flights.size() < lane.window && lane.next < lane.channel->steps.size() && post_recv(lane))
@@ -202,7 +206,7 @@ bool HostExecutor::post_recv(Lane& lane) {
     flight.block = staging_.take(static_cast<std::int64_t>(flight.bytes));
     flight.wire = flight.block.data();
   }
-  flight.ticket = lane.transport->post_recv(lane.world_peer, operation_.tag, {flight.wire, flight.bytes});
+  flight.ticket = lane.transport->post_recv(lane.world_peer, tag_, {flight.wire, flight.bytes});
   lane.flights.push_back(std::move(flight));
   step_on(lane);
   return true;
@@ -212,8 +216,8 @@ void HostExecutor::post_opening_recv(Lane& lane) {
   Flight flight;
   flight.opening = true;
   flight.block = staging_.take(sizeof(Header) + kInlineBytes);
-  flight.ticket = lane.transport->post_recv(lane.world_peer, operation_.tag,
-                                            {flight.block.data(), sizeof(Header) + kInlineBytes});
+  flight.ticket =
+      lane.transport->post_recv(lane.world_peer, tag_, {flight.block.data(), sizeof(Header) + kInlineBytes});
   lane.flights.push_back(std::move(flight));
 }
 

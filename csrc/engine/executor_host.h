@@ -7,7 +7,6 @@
 #pragma once
 
 #include <array>
-#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -26,9 +25,8 @@
 
 namespace pycomm {
 
-// A checked call, ready to run.
+// A checked call, ready to run, any number of times.
 struct Operation {
-  Header header;
   Collective collective = Collective::barrier;
   View input;  // see plan.h for which chunks input and output hold
   View output;
@@ -39,13 +37,14 @@ struct Operation {
   std::shared_ptr<const CompiledPlan> plan;
   Layout layout;
   std::int64_t segment_count = 1;  // elements; equal on all ranks
-  Tag tag;
   std::shared_ptr<const Group> group;
 };
 
 class HostExecutor final : public Executor {
  public:
-  HostExecutor(Operation operation, Router& router, Staging& staging);
+  // The header and the tag are those of this run.
+  HostExecutor(std::shared_ptr<const Operation> operation, const Header& header, Tag tag, Router& router,
+               Staging& staging);
 
   bool advance() override;
   bool finished() const override { return unfinished_ == 0; }
@@ -80,7 +79,7 @@ class HostExecutor final : public Executor {
     std::size_t next = 0;           // position in channel->steps
     std::int64_t next_segment = 0;  // of that step
     bool opened = false;            // outgoing: header sent; incoming: header received
-    std::deque<Flight> flights;
+    std::vector<Flight> flights;    // in order; at most a window of them
   };
 
   bool advance_outgoing(Lane& lane);
@@ -118,7 +117,10 @@ class HostExecutor final : public Executor {
   bool lossy() const { return !operation_.codec->lossless; }
   void forget_wire(Buffer dst, int chunk, std::int64_t segment);
 
-  const Operation operation_;
+  const std::shared_ptr<const Operation> shared_operation_;
+  const Operation& operation_;
+  const Header header_;
+  const Tag tag_;
   const std::vector<int>& world_ranks_;
   const CompiledPlan& plan_;
   Router& router_;
@@ -127,7 +129,7 @@ class HostExecutor final : public Executor {
   std::int64_t segments_per_chunk_ = 1;
   std::int64_t wire_segment_bytes_ = 0;
   std::vector<Progress> progress_;
-  std::deque<Lane> lanes_;
+  std::vector<Lane> lanes_;
   std::size_t local_next_ = 0;  // first local step that is not finished
   std::size_t unfinished_ = 0;
   std::int64_t bytes_sent_ = 0;
