@@ -369,6 +369,8 @@ class Collectives:
         timeout: float | None,
         counts: Counts | None,
     ) -> Request:
+        if not 0 <= root < self.size:
+            raise InvalidArgument(f"root is {root}; expected a rank from 0 to {self.size - 1}")
         x, sizes = as_memory(x) if self.rank == root else None, part_sizes(counts, "counts", self.size)
         if out is None and x is not None:
             if sizes is None and count_of(x) % self.size:

@@ -70,7 +70,8 @@ class Communicator(PersistentCollectives):
         """Make a communicator of the ranks that pass the same `color` (0 or more), in order of (key, rank).
         Blocks; all ranks call it.
 
-        Ranks that pass None join none and get None.
+        Ranks that pass None join none and get None. An MPI has tags for so many splits of a job, counting all
+        that any rank has taken part in: 1023 with Open MPI.
         """
         if color is not None and not (isinstance(color, (int, np.integer)) and 0 <= color < 2**63):
             raise InvalidArgument(

@@ -76,19 +76,19 @@ class _Fused:
     """Several all_reduces as one, on a copy of their arrays end to end."""
 
     calls: list[Request]
-    flat: Any
+    flat: Any  # a tensor if any of the arrays is one: ranks may differ in that
 
     @classmethod
     def of(cls, calls: list[Request]) -> _Fused:
-        flat = new_like(calls[0].x, (sum(count_of(call.x) for call in calls),))
-        fused = cls(calls, flat)
+        model = next((call.x for call in calls if is_torch(call.x)), calls[0].x)
+        fused = cls(calls, new_like(model, (sum(count_of(call.x) for call in calls),)))
         for call, place in zip(calls, fused._places(), strict=True):
-            place[:] = _memory(call.x).reshape(-1)
+            place[:] = _like(model, call.x)
         return fused
 
     def spread(self) -> None:
         for call, place in zip(self.calls, self._places(), strict=True):
-            _memory(call.x).reshape(-1)[:] = place
+            _flat(call.x)[:] = _like(call.x, place)
 
     def _places(self) -> list[Any]:
         places, start = [], 0
@@ -128,7 +128,7 @@ def _batches(calls: list[Request]) -> list[list[Request]]:
     for call in calls:
         if not _fusable(call):
             continue
-        key = (type(call.x), str(call.x.dtype), *call[3:9])
+        key = (_dtype_name(call.x), *call[3:9])
         batch = open_batches.setdefault(key, [])
         if sum(nbytes_of(other.x) for other in batch) + nbytes_of(call.x) > FUSED_BYTES:
             closed.append(batch)
@@ -142,10 +142,24 @@ def _fusable(call: Request) -> bool:
     x = call.x
     if call.collective != "all_reduce" or call.out is not None or nbytes_of(x) > SMALL_BYTES:
         return False
-    if isinstance(x, np.ndarray):
-        return bool(x.flags.c_contiguous and x.flags.writeable)
-    return is_torch(x) and x.device.type == "cpu" and bool(x.is_contiguous())
+    if is_torch(x):
+        return bool(x.device.type == "cpu" and x.is_contiguous())
+    memory = memoryview(x)
+    return memory.c_contiguous and not memory.readonly
 
 
-def _memory(x: Any) -> Any:
-    return x.detach() if is_torch(x) else x
+def _dtype_name(x: Any) -> str:
+    """ "float32", whatever kind of array."""
+    return str(x.dtype if is_torch(x) else np.asarray(x).dtype).removeprefix("torch.")
+
+
+def _flat(x: Any) -> Any:
+    """The elements in a row, in the same memory."""
+    return x.detach().reshape(-1) if is_torch(x) else np.asarray(x).reshape(-1)
+
+
+def _like(model: Any, x: Any) -> Any:
+    """The elements of x in a row, as the kind of array that `model` is."""
+    if is_torch(model) == is_torch(x):
+        return _flat(x)
+    return _flat(x).numpy() if is_torch(x) else model.new_tensor(_flat(x))

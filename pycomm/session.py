@@ -27,6 +27,7 @@ _lock = threading.Lock()
 _world: Communicator | None = None
 _recording: Recording | None = None  # of the world, if it is traced
 _lent: Communicator | None = None  # what init() returns meanwhile
+_arguments: tuple[Any, Any] = (None, None)  # of the init() that made it, comm and trace
 _pid = 0  # of the process that called init(), once it has
 _healthy = True  # no world of this process ended broken, or with buffers in a transport's hands
 _owns_mpi = False  # MPI was started here, and is finalized here
@@ -39,7 +40,7 @@ def init(comm: Any = None, trace: str | os.PathLike[str] | None = None) -> Commu
     comm: an mpi4py communicator to stand on; None is the world of `mpirun`, or this process alone where no
     launcher started it. trace: the file to which rank 0 writes a trace of all ranks when they shut down
     (pycomm/trace.py); None is what `PYCOMM_TRACE` says, if anything. Starts MPI (through mpi4py) only under a
-    launcher.
+    launcher. A second call need not repeat either.
 
     Raises TransportError when the launcher and the MPI library do not belong together, or when MPI lacks
     MPI_THREAD_MULTIPLE; InvalidArgument for settings that do not hold here, on all ranks when the trace
@@ -50,11 +51,12 @@ def init(comm: Any = None, trace: str | os.PathLike[str] | None = None) -> Commu
     >>> comm.rank, comm.size
     (0, 1)
     """
-    global _world, _recording
+    global _world, _recording, _arguments
     with _lock:
         if _pid not in (0, os.getpid()):
             raise Aborted("this process was forked after pycomm.init(): start it before, or by 'spawn'")
         if _world is not None:
+            _check_repeated(comm, trace)
             return _lent or _world
         _register_exit()
         alone = comm is None and not _under_launcher()
@@ -69,8 +71,17 @@ def init(comm: Any = None, trace: str | os.PathLike[str] | None = None) -> Commu
             raise
         if _recording is not None:
             _recording.of_this_process()
-        _world = world
+        _world, _arguments = world, (comm, trace)
         return _world
+
+
+def _check_repeated(comm: Any, trace: str | os.PathLike[str] | None) -> None:
+    for name, given, first in (("comm", comm, _arguments[0]), ("trace", trace, _arguments[1])):
+        if given is not None and given != first:
+            raise InvalidArgument(
+                f"init() was called with {name} {first!r} before, and now with {given!r}: "
+                "shutdown() has to come between"
+            )
 
 
 def is_initialized() -> bool:

@@ -1,4 +1,5 @@
-"""pycomm's collectives on NumPy arrays. Options: an algorithm and a codec, named as in `pycomm.info()`."""
+"""pycomm's collectives on NumPy arrays. Options: an algorithm and a codec, named as in `pycomm.info()`, and
+`persistent`: operations that are prepared once."""
 
 from __future__ import annotations
 
@@ -22,7 +23,10 @@ class Pycomm(Implementation):
         self._rows = set(info["algorithms"])  # "operation:algorithm"
         self._options: dict[str, str] = {}
         algorithms = {row.split(":")[1] for row in self._rows}
+        self._persistent = "persistent" in options
         for option in options:
+            if option == "persistent":
+                continue
             kind = "codec" if option in info["codecs"] else "algorithm"
             if kind == "algorithm" and option not in algorithms:
                 known = f"algorithm ({', '.join(sorted(algorithms))}) or codec ({', '.join(info['codecs'])})"
@@ -32,33 +36,39 @@ class Pycomm(Implementation):
             self._options[kind] = option
 
     def all_reduce(self, case: Case) -> Call:
-        return partial(self.comm.all_reduce, case.input, case.redop, **self._reducing(case))
+        return self._call("all_reduce", case.input, case.redop, **self._reducing(case))
 
     def reduce_scatter(self, case: Case) -> Call:
-        return partial(self.comm.reduce_scatter, case.input, case.redop, case.output, **self._reducing(case))
+        return self._call("reduce_scatter", case.input, case.redop, case.output, **self._reducing(case))
 
     def all_gather(self, case: Case) -> Call:
-        return partial(self.comm.all_gather, case.input, case.output, **self._moving(case))
+        return self._call("all_gather", case.input, case.output, **self._moving(case))
 
     def broadcast(self, case: Case) -> Call:
-        return partial(self.comm.broadcast, case.input, ROOT, **self._moving(case))
+        return self._call("broadcast", case.input, ROOT, **self._moving(case))
 
     def reduce(self, case: Case) -> Call:
-        return partial(self.comm.reduce, case.input, ROOT, case.redop, **self._reducing(case))
+        return self._call("reduce", case.input, ROOT, case.redop, **self._reducing(case))
 
     def gather(self, case: Case) -> Call:
-        return partial(self.comm.gather, case.input, ROOT, case.output, **self._moving(case))
+        return self._call("gather", case.input, ROOT, case.output, **self._moving(case))
 
     def scatter(self, case: Case) -> Call:
-        return partial(self.comm.scatter, case.input, ROOT, case.output, **self._moving(case))
+        return self._call("scatter", case.input, ROOT, case.output, **self._moving(case))
 
     def all_to_all(self, case: Case) -> Call:
-        return partial(self.comm.all_to_all, case.input, case.output, **self._moving(case))
+        return self._call("all_to_all", case.input, case.output, **self._moving(case))
 
     def barrier(self, case: Case) -> Call:
         if self._options:
             raise UnsupportedError("chooses no algorithm or codec for barrier")
-        return self.comm.barrier
+        return self._call("barrier")
+
+    def _call(self, name: str, *arguments: Any, **options: Any) -> Call:
+        if self._persistent:
+            prepared: Call = getattr(self.comm, f"{name}_init")(*arguments, **options)
+            return prepared
+        return partial(getattr(self.comm, name), *arguments, **options)
 
     def _reducing(self, case: Case) -> dict[str, Any]:
         row = f"{case.operation.name}:{self._options.get('algorithm')}"

@@ -2,7 +2,8 @@
 // message-passing systems", 1997: ceil(log2(N)) rounds at doubling distance for any N. Every rank talks to
 // that many others only. Best for short vectors.
 //
-// all_gather: before the round of distance d a rank has the d chunks from its own on, and gets the next ones.
+// all_gather: before the round of distance d a rank has the d chunks up to its own, and gets those before
+// them. It passes the same way as the ring, so that ranks that chose differently meet, and a mismatch is seen.
 // all_to_all: a block that has `offset` ranks to go travels the binary digits of the offset, the lowest
 // first; all blocks with one offset move alike.
 #include <bit>
@@ -16,12 +17,12 @@ Plan all_gather(const Spec& spec) {
   Plan plan{.chunks = spec.size};
   plan.add_stage().steps = {copy(spec.rank, kInput, kOutput)};
   for (int distance = 1; distance < spec.size; distance *= 2) {
-    const int to = wrap(spec.rank - distance, spec.size), from = wrap(spec.rank + distance, spec.size);
+    const int to = wrap(spec.rank + distance, spec.size), from = wrap(spec.rank - distance, spec.size);
     Stage& round = plan.add_stage();
     for (int i = 0; i < distance && i < spec.size - distance; ++i) {
-      const Step pass = send(to, wrap(spec.rank + i, spec.size), kOutput);
+      const Step pass = send(to, wrap(spec.rank - i, spec.size), kOutput);
       round.steps.push_back(distance == 1 ? published(pass) : pass);
-      round.steps.push_back(recv(from, wrap(from + i, spec.size), kOutput));
+      round.steps.push_back(recv(from, wrap(from - i, spec.size), kOutput));
     }
   }
   return plan;

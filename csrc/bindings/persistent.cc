@@ -17,7 +17,7 @@ class Persistent {
     PYCOMM_CHECK(!work_ || work_->done(), name_of(prepared_.operation->collective),
                  ": this operation is under way: wait() for it before it starts again");
     prepared_.soon = soon;
-    work_ = communicator_->submit(prepared_);
+    work_ = communicator_->start(prepared_);
     return work_;
   }
 

@@ -1,5 +1,6 @@
 #include "core/trace.h"
 
+#include <new>
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -134,9 +135,9 @@ Trace::Event* Trace::take() {
   if (!events) {
     const std::lock_guard lock(mutex_);
     events = block.load(std::memory_order_relaxed);
-    if (!events) block.store(events = new Event[kBlock], std::memory_order_release);
+    if (!events) block.store(events = new (std::nothrow) Event[kBlock], std::memory_order_release);
   }
-  return events + index % kBlock;
+  return events ? events + index % kBlock : nullptr;
 }
 
 const Trace::Event* Trace::at(std::int64_t index) const {

@@ -37,15 +37,21 @@ void check_codec(const Call& call, const Codec& codec) {
                name_of(call.collective), ": lossy codecs serve sum and avg of f32 and f64 in reductions");
 }
 
+constexpr std::int64_t kMostElements = std::int64_t{1} << 60;  // of a vector; in bytes still 64 bits
+
 void check_sizes(const Call& call, const std::vector<std::int64_t>& counts, std::string_view what, int size) {
   PYCOMM_CHECK(static_cast<int>(counts.size()) == size, name_of(call.collective), ": ", what, " has ",
                counts.size(), " numbers; expected one for each of ", size, " ranks");
-  for (int rank = 0; rank < size; ++rank)
-    PYCOMM_CHECK(counts[rank] >= 0, name_of(call.collective), ": ", what, "[", rank, "] is ", counts[rank],
-                 "; expected elements, 0 or more");
+  std::int64_t whole = 0;
+  for (int rank = 0; rank < size; ++rank) {
+    PYCOMM_CHECK(counts[rank] >= 0 && counts[rank] <= kMostElements - whole, name_of(call.collective), ": ",
+                 what, "[", rank, "] is ", counts[rank], "; expected elements, 0 or more, at most ",
+                 kMostElements, " in all");
+    whole += counts[rank];
+  }
 }
 
-void check_parts(const Call& call, int size) {
+void check_parts(const Call& call, int rank, int size) {
   const bool by_pairs = call.collective == Collective::all_to_all;
   if (call.counts.empty()) {
     PYCOMM_CHECK(call.received.empty(), name_of(call.collective), ": received is given without counts");
@@ -57,6 +63,9 @@ void check_parts(const Call& call, int size) {
   if (by_pairs) check_sizes(call, call.received, "received", size);
   PYCOMM_CHECK(by_pairs || call.received.empty(), name_of(call.collective),
                ": received belongs to all_to_all");
+  PYCOMM_CHECK(!by_pairs || call.counts[rank] == call.received[rank], name_of(call.collective), ": counts[",
+               rank, "] is ", call.counts[rank], " and received[", rank, "] is ", call.received[rank],
+               "; rank ", rank, " gets from itself what it gives");
 }
 
 std::int64_t whole_count(const Call& call, int size) {
@@ -117,7 +126,7 @@ CheckedCall check_call(const Call& call, int rank, int size) {
   check_root(call, rank, size);
   check_op(call);
   check_codec(call, checked.codec);
-  check_parts(call, size);
+  check_parts(call, rank, size);
   PYCOMM_CHECK(call.input.dtype == call.output.dtype, name_of(call.collective), ": input is ",
                name_of(call.input.dtype), " and out is ", name_of(call.output.dtype),
                "; expected the same dtype");

@@ -136,7 +136,7 @@ Prepared Communicator::prepare(Call call) {
           .keepalive = std::move(call.keepalive)};
 }
 
-std::shared_ptr<Work> Communicator::submit(const Prepared& prepared) {
+std::shared_ptr<Work> Communicator::start(const Prepared& prepared) {
   engine_->check_usable();
   if (const auto failure = group_->failure()) raise(failure->kind, failure->what);
   const Collective collective = prepared.operation->collective;
@@ -145,10 +145,8 @@ std::shared_ptr<Work> Communicator::submit(const Prepared& prepared) {
   task.group = group_;
   task.timeout_s = prepared.timeout_s;
   task.collective = !pair;
-  task.header = prepared.header;
-
   const std::lock_guard lock(mutex_);
-  Header& header = task.header;
+  Header header = prepared.header;
   header.sequence = pair ? pair_sequence_[{prepared.peer, collective == Collective::send}]++ : sequence_++;
   if (!pair) {
     header.history = history_;
@@ -161,6 +159,8 @@ std::shared_ptr<Work> Communicator::submit(const Prepared& prepared) {
   task.start = [engine = engine_.get(), operation = prepared.operation, header, tag] {
     return std::make_unique<HostExecutor>(operation, header, tag, engine->router(), engine->staging());
   };
+  task.header = header;
+  task.header.collective = static_cast<std::uint8_t>(collective);  // a recv travels as the send that it awaits
   auto work = task.work;
   engine_->driver().submit(std::move(task), prepared.soon);
   return work;

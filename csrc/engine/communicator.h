@@ -15,7 +15,7 @@
 
 namespace pycomm {
 
-// A call that has been checked and planned; it may be submitted any number of times, one after the other.
+// A call that has been checked and planned; it may be started any number of times, one after the other.
 struct Prepared {
   std::shared_ptr<const Operation> operation;
   Header header;  // but for what numbers it
@@ -34,11 +34,11 @@ class Communicator {
 
   // Never blocks. Throws InvalidArgument before anything moves, or the first cause if the communicator is
   // broken.
-  std::shared_ptr<Work> submit(Call call) { return submit(prepare(std::move(call))); }
+  std::shared_ptr<Work> submit(Call call) { return start(prepare(std::move(call))); }
   // What submit() does once: checks the call and plans it. Local; throws InvalidArgument.
   Prepared prepare(Call call);
   // And what it does each time.
-  std::shared_ptr<Work> submit(const Prepared& prepared);
+  std::shared_ptr<Work> start(const Prepared& prepared);
   // Throws what submit() would throw of the call's arguments.
   void check(const Call& call) const { choose(call, check_call(call, rank(), size())); }
 

@@ -320,7 +320,8 @@ bool Driver::past_deadline(Task& task) {
   const auto now = Clock::now();
   if (task.executor)
     for (const auto& [peer, since] : left_)
-      if (now - since > kFarewell && task.executor->waits_for(peer))
+      // What it sent before it left counts as late only once it has been looked for as long.
+      if (now - std::max(since, task.work->started()) > kFarewell && task.executor->waits_for(peer))
         throw Aborted(text("world rank ", peer, " has left: it ended or called shutdown(); waiting for ",
                            task.executor->waiting_for()));
   if (seconds(now - task.work->submitted()) < task.timeout_s) return false;
@@ -341,9 +342,12 @@ void Driver::end(Task& task, std::optional<Failure> failure) {
 
 void Driver::fail(Task& task, ErrorKind kind, const std::string& what) {
   const auto first = task.group->failure();
+  const std::string call = describe(task.header);
   Failure failure{kind, what};
-  if (!first) {
-    failure.what = text(describe(task.header), " failed on rank ", task.group->rank, " after ",
+  if (first) {  // perhaps because other ranks made another call: then both are to be seen
+    if (what.find(call) == std::string::npos) failure.what += text("; rank ", task.group->rank, " called ", call);
+  } else {
+    failure.what = text(call, " failed on rank ", task.group->rank, " after ",
                         seconds(Clock::now() - task.work->submitted()), " s: ", what);
     task.group->fail(failure);
     tell_peers(*task.group, failure);

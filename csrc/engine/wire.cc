@@ -27,14 +27,34 @@ std::uint32_t fnv1a(std::uint32_t digest, const void* data, std::size_t bytes) {
 
 }  // namespace
 
+namespace {
+
+bool is_pair(const Header& header) {
+  return header.collective == static_cast<std::uint8_t>(Collective::send) ||
+         header.collective == static_cast<std::uint8_t>(Collective::recv);
+}
+
+std::string size_of_call(const Header& header) {
+  if (header.parts == 0) return text(" x ", header.count);
+  if (header.parts != kChosenParts)  // of one channel
+    return text(" x ", header.count, " between these two ranks, in parts of chosen sizes, digest ", std::hex,
+                header.parts);
+  const bool known = header.collective != static_cast<std::uint8_t>(Collective::all_to_all);
+  return text(known ? text(" x ", header.count) : "", " in parts of chosen sizes");
+}
+
+}  // namespace
+
 std::string describe(const Header& header) {
   if (header.version != kWireVersion) return text("a message of wire version ", int{header.version});
-  return text(name_at(kCollectiveNames, header.collective), "(", name_at(kDTypeNames, header.dtype), " x ",
-              header.count, header.parts == 0 ? "" : " in parts of chosen sizes", ", op ",
-              name_at(kReduceOpNames, header.op), ", codec ", registered_name<Codec>(header.codec),
-              ", algorithm ", registered_name<Algorithm>(header.algorithm), ", root ", header.root,
-              ", scale ", header.scale, "), operation ", header.sequence, " of communicator ",
-              header.context);
+  const std::string call = text(name_at(kCollectiveNames, header.collective), "(",
+                                name_at(kDTypeNames, header.dtype), size_of_call(header));
+  if (is_pair(header))
+    return text(call, "), message ", header.sequence, " of this pair in communicator ", header.context);
+  return text(call, ", op ", name_at(kReduceOpNames, header.op), ", codec ",
+              registered_name<Codec>(header.codec), ", algorithm ",
+              registered_name<Algorithm>(header.algorithm), ", root ", header.root, ", scale ", header.scale,
+              "), operation ", header.sequence, " of communicator ", header.context);
 }
 
 std::uint32_t Header::next_history() const {

@@ -89,7 +89,10 @@ std::unique_ptr<Router> Router::connect(const Environment& environment, const Ex
 
 Transport& Router::to(int peer) {
   Transport& transport = transport_for(peer);
-  if (!connected_[peer].exchange(true, std::memory_order_relaxed)) transport.connect(peer);
+  if (!connected_[peer].load(std::memory_order_relaxed)) {
+    transport.connect(peer);
+    connected_[peer].store(true, std::memory_order_relaxed);
+  }
   return transport;
 }
 

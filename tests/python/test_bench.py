@@ -388,7 +388,7 @@ TRAIN = """
 
 def test_all_implementations_agree_on_two_ranks(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    implementations = "pycomm,mpi,gloo,pycomm+fp16"
+    implementations = "pycomm,mpi,gloo,pycomm+fp16,pycomm:persistent"
     chosen = [
         "--op",
         ",".join(OPERATIONS),

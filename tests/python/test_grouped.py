@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -36,8 +38,6 @@ def test_grouped_calls_give_what_single_calls_give(size: int) -> None:
 
 
 def test_small_all_reduces_travel_as_one_operation() -> None:
-    """Small arrays by the ring: one ring of N-1 + N-1 messages each way, not one for each array."""
-
     def body(comm: Communicator) -> int:
         arrays = [np.ones(10, np.float32) for _ in range(50)]
         counted = _Counting(comm)
@@ -58,6 +58,36 @@ class _Counting(Communicator):
     def _start(self, call, result):  # type: ignore[no-untyped-def]
         self.started += 1
         return super()._start(call, result)
+
+
+def test_arrays_of_different_kinds_on_different_ranks_travel_together() -> None:
+    def body(comm: Communicator) -> None:
+        a, b, c = np.ones(3, np.float32), np.full(4, 2, np.float32), bytearray(b"\x01\x02")
+        mine: list[Any] = [a, b] if comm.rank == 0 else [a, torch.from_numpy(b)]
+        with comm.grouped() as group:
+            for array in mine:
+                group.all_reduce(array)
+            group.all_reduce(c)
+            group.all_reduce(np.ones(2, np.uint8))
+        assert (a == 2).all() and (b == 4).all() and c == b"\x02\x04"
+
+    run_threads(2, body)
+
+
+def test_scales_and_codecs_are_not_mixed_and_a_fused_array_has_a_limit() -> None:
+    def body(comm: Communicator) -> tuple[int, list[float]]:
+        counted = _Counting(comm)
+        arrays = [np.full(16 << 10, 2, np.float32) for _ in range(100)]  # of 64 KiB: two fused of 4 MiB
+        halved, coded = np.ones(4, np.float32), np.ones(4, np.float32)
+        with counted.grouped() as group:
+            for array in arrays:
+                group.all_reduce(array)
+            group.all_reduce(halved, scale=0.5)
+            group.all_reduce(coded, codec="fp16")
+        assert all((array == 4).all() for array in arrays)
+        return counted.started, [halved[0], coded[0]]
+
+    assert run_threads(2, body) == [(4, [1.0, 2.0])] * 2
 
 
 def test_sends_and_receives_of_a_group_do_not_wait_for_each_other() -> None:

@@ -130,14 +130,28 @@ def test_async_forms_return_the_same() -> None:
 REFUSED: dict[str, tuple[Callable[[Communicator], Any], str]] = {
     "sizes for one rank too many": (
         lambda c: c.all_gather(np.ones(1), counts=[1, 1, 1]),
-        r"counts is \[1, 1, 1\]; expected 2 whole numbers, one for each rank",
+        r"counts is \[1, 1, 1\]; expected 2 whole numbers, 0 or more, one for each rank",
     ),
     "no sizes": (lambda c: c.reduce_scatter(np.ones(1), counts=[]), r"counts is \[\]; expected 2 whole"),
     "half an element": (lambda c: c.gather(np.ones(1), counts=[0.5, 1]), "expected 2 whole numbers"),
     "a number for sizes": (lambda c: c.gather(np.ones(1), counts=2), "counts is 2; expected 2 whole"),
     "a negative size": (
-        lambda c: c.all_gather(np.ones(1), out=np.ones(1), counts=[2, -1]),
-        r"counts\[1\] is -1; expected elements, 0 or more",
+        lambda c: c.all_gather(np.ones(1), counts=[2, -1]),
+        r"counts is \[2, -1\]; expected 2 whole numbers, 0 or more",
+    ),
+    "sizes whose sum has more than 64 bits": (
+        lambda c: c.reduce_scatter(np.ones(2), out=np.ones(2), counts=[2**60, 2**60]),
+        r"counts\[1\] is 1152921504606846976; expected elements, 0 or more, at most .* in all",
+    ),
+    "another size from itself than to itself": (
+        lambda c: (
+            c.all_to_all(
+                np.ones(8), out=np.ones(1), counts=[8, 0], received=[0, 1] if c.rank == 0 else [1, 0]
+            )
+            if c.rank == 0
+            else c.all_to_all(np.ones(8), out=np.ones(1), counts=[0, 8], received=[1, 0])
+        ),
+        r"counts\[(.)\] is 8 and received\[\1\] is 0; rank \1 gets from itself what it gives",
     ),
     "an input of another size": (
         lambda c: c.all_gather(np.ones(7), counts=[1, 2]),
@@ -183,6 +197,7 @@ REFUSED: dict[str, tuple[Callable[[Communicator], Any], str]] = {
         "bruck cannot be done on 2 ranks .* in parts of chosen sizes.*; these can: direct",
     ),
     "a root that is none": (lambda c: c.reduce(np.ones(2), root=2), "root is 2; expected a rank from 0 to 1"),
+    "a scatter's root that is none": (lambda c: c.scatter(np.ones(2), root=5), "root is 5; expected a rank"),
 }
 
 
@@ -222,7 +237,7 @@ def test_an_exchange_that_expects_another_size_is_a_mismatch() -> None:
     def body(comm: Communicator) -> None:
         give = [0, 70_000] if comm.rank == 0 else [70_000, 0]
         get = [0, 50_000] if comm.rank == 0 else [70_000, 0]
-        with pytest.raises(MismatchError, match=r"x 70000 in parts.*x 50000 in parts|x 50000.*x 70000"):
+        with pytest.raises(MismatchError, match=r"x 70000 between.*x 50000 between|x 50000.*x 70000"):
             comm.all_to_all(np.ones(70_000), counts=give, received=get)
 
     run_threads(2, body, transport="inproc")
@@ -235,3 +250,29 @@ def test_different_roots_of_a_reduce_are_a_mismatch() -> None:
             comm.barrier()
 
     run_threads(2, body, transport="inproc")
+
+
+def test_ranks_that_choose_other_algorithms_for_other_sizes_see_both_calls() -> None:
+    """With 18 ranks a short all_gather goes by bruck and a long one by ring."""
+
+    def body(comm: Communicator) -> None:
+        x = np.ones(8 if comm.rank == 0 else 80_000)
+        with pytest.raises(MismatchError, match=r"bruck.*ring|ring.*bruck"):
+            comm.all_gather(x, out=np.ones(18 * len(x)), timeout=30)
+
+    run_threads(18, body, transport="inproc")
+
+
+def test_a_rank_that_is_told_of_a_failure_says_what_it_was_doing_itself() -> None:
+    def body(comm: Communicator) -> None:
+        if comm.rank == 0:
+            with pytest.raises(MismatchError):
+                comm.all_reduce(np.ones(3), algorithm="ring")
+        elif comm.rank == 1:
+            with pytest.raises(MismatchError):
+                comm.all_reduce(np.ones(4), algorithm="ring")
+        else:
+            with pytest.raises(MismatchError, match=r"f64 x 5, op max"):
+                comm.all_reduce(np.ones(5), "max", algorithm="ring")
+
+    run_threads(3, body, transport="inproc")
