@@ -215,3 +215,27 @@ def test_ctrl_c_ends_everything(target: str, tmp_path: Path) -> None:
     assert outcome.ended_s - sent < SOON_S, outcome
     if target == "one rank":
         assert "KeyboardInterrupt" in outcome.stderr, outcome
+
+
+def test_what_a_rank_sent_before_it_left_is_received_however_late(tmp_path: Path) -> None:
+    program = script(
+        tmp_path,
+        """
+        import numpy as np
+        import pycomm
+
+        comm = pycomm.init()
+        if comm.rank == 1:
+            comm.send(np.arange(3), 0)
+        else:
+            try:
+                comm.mailbox(0).recv(source=1, timeout=20)
+            except pycomm.Aborted:  # a second after it left
+                pass
+            assert comm.recv(np.empty(3, int), 1).tolist() == [0, 1, 2]
+            print("received")
+        """,
+    )
+    outcome = run(2, program)
+    assert outcome.status == 0, outcome
+    assert "received" in outcome.stdout
