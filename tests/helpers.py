@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pycomm
 
+# Transports between ranks that are threads.
+BETWEEN_THREADS = [name for name, row in pycomm.info()["transports"].items() if row["between"] == "threads"]
+
 ROOT = Path(__file__).resolve().parents[1]
 _MARK = "PYCOMM_TEST_JOB"  # in the environment of every process of a job
 

@@ -79,8 +79,8 @@ class Transport {
   // The bytes moved, once done: the ticket is then spent. For a send, done means that the memory may be
   // rewritten. A failure is thrown once; the ticket is then never done, and only to be cancelled.
   virtual std::optional<std::size_t> poll(Ticket ticket) = 0;
-  // Gives a ticket up. True: the memory is the caller's again. False: the transport still uses it, and the
-  // caller must keep it for ever.
+  // Gives a ticket up. True: the memory is the caller's again, and holds the message if that had arrived.
+  // False: the transport still uses it, and the caller must keep it for ever.
   virtual bool cancel(Ticket ticket) = 0;
 
   virtual void post_control(int peer, std::span<const std::byte> bytes) = 0;  // copies
@@ -95,7 +95,7 @@ enum class Between { threads, processes };
 struct TransportEntry {
   std::string name;
   std::string summary;
-  int priority = 0;  // the router prefers higher
+  int priority = 0;  // the router prefers higher: 10 is what reaches any rank, 20 what also maps memory
   Between between = Between::processes;
   bool mapped = false;  // it has a PeerMemory
   // Null when this transport cannot work here; then *why says why.

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 import pycomm
 from pycomm import _core
 from tests.conformance.cases import Registry, Scope
+from tests.helpers import BETWEEN_THREADS
 
 THREADS = (1, 2, 3, 4, 5, 8)
 PROCESSES = (1, 2, 3, 4)
 # Transports by what they connect; a new one is run without being named here.
-BETWEEN_THREADS = [name for name, row in pycomm.info()["transports"].items() if row["between"] == "threads"]
 BETWEEN_PROCESSES = [name for name in pycomm.info()["transports"] if name not in BETWEEN_THREADS]
 
 SMALL_BYTES = 64

@@ -9,7 +9,6 @@ from tests.conformance.cases import Scope, cases, coverage_faults
 from tests.conformance.oracle import Oracle
 from tests.conformance.runner import judge, run_cases
 from tests.conformance.scopes import (
-    BETWEEN_THREADS,
     FULL,
     SMALL_BYTES,
     THREADS,
@@ -17,6 +16,7 @@ from tests.conformance.scopes import (
     registry,
     scopes,
 )
+from tests.helpers import BETWEEN_THREADS
 
 LIMIT_S = 3600 if FULL else 60
 

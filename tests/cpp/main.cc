@@ -16,6 +16,7 @@ int main(int argc, char** argv) {
   std::vector<std::string> names(argv + 1, argv + argc);
   if (names.empty())
     for (auto& [name, function] : check::tests()) names.push_back(name);
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // who stops a test that hangs sees which
   int failed = 0;
   for (auto& name : names) {
     const auto found = check::tests().find(name);

@@ -34,7 +34,7 @@ def overlapping(comm: Communicator) -> None:
 
 REFUSED: dict[str, tuple[Callable[[Communicator], Any], str]] = {
     "unknown op": (lambda c: c.all_reduce(ones(), op="mean"), "'mean'.*sum, prod, min, max, avg"),
-    "unknown codec": (lambda c: c.all_reduce(ones(), codec="zip"), "'zip'.*bf16, fp16, none"),
+    "unknown codec": (lambda c: c.all_reduce(ones(), codec="zip"), "'zip'.*bf16.*fp16.*none"),
     "unknown algorithm": (
         lambda c: c.all_reduce(ones(), algorithm="fast"),
         "'fast' for all_reduce.*direct.*recursive_doubling, ring",
@@ -145,7 +145,7 @@ def test_an_argument_is_an_argument_error_of_python_too() -> None:
 
 def test_an_unknown_transport_lists_those_that_exist() -> None:
     with pytest.raises(
-        InvalidArgument, match="transport 'carrier_pigeon': unknown; there is inproc, inproc_mapped, mpi"
+        InvalidArgument, match=r"transport 'carrier_pigeon': unknown; there is .*inproc, .*mpi"
     ):
         run_threads(2, lambda comm: None, transport="carrier_pigeon")
 

@@ -11,12 +11,11 @@ import torch
 
 from pycomm import Communicator, InvalidArgument, MismatchError
 from pycomm.testing import run_threads
-
-TRANSPORTS = ("inproc", "inproc_mapped")
+from tests.helpers import BETWEEN_THREADS
 
 
 def ranks(size: int, body: Callable[[Communicator], Any]) -> None:
-    for transport in TRANSPORTS:
+    for transport in BETWEEN_THREADS:
         run_threads(size, body, transport=transport)
 
 
@@ -221,7 +220,7 @@ def test_refused_with_reason_and_nothing_moves(name: str) -> None:
 # ---- ranks that do not agree
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", BETWEEN_THREADS)
 def test_sizes_that_differ_are_a_mismatch_that_names_both(transport: str) -> None:
     def body(comm: Communicator) -> None:
         counts = [3, 1] if comm.rank == 0 else [2, 2]
