@@ -15,6 +15,7 @@ from pycomm.communicator import Communicator
 from pycomm.errors import Aborted, InvalidArgument, MismatchError, PycommError, Timeout, TransportError
 from pycomm.features import info
 from pycomm.mailbox import Mailbox, Message
+from pycomm.plans import register_algorithm
 from pycomm.session import abort, init, is_initialized, shutdown
 from pycomm.trace import trace_span
 from pycomm.work import Work
@@ -37,6 +38,7 @@ __all__ = [
     "info",
     "init",
     "is_initialized",
+    "register_algorithm",
     "shutdown",
     "trace_span",
 ]

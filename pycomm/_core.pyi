@@ -4,7 +4,7 @@ The collectives engine. Use it through the package pycomm.
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Bucketer', 'Communicator', 'Engine', 'Mail', 'Mailbox', 'Persistent', 'ThreadWorld', 'Trace', 'Work', 'algorithms', 'available_isas', 'codecs', 'isa', 'libmpi_path', 'mpi_abort', 'mpi_info', 'supports', 'transports']
+__all__: list[str] = ['Bucketer', 'Communicator', 'Engine', 'Mail', 'Mailbox', 'OwnAlgorithm', 'Persistent', 'ThreadWorld', 'Trace', 'Work', 'algorithms', 'available_isas', 'codecs', 'isa', 'libmpi_path', 'mpi_abort', 'mpi_info', 'plan_text', 'supports', 'transports']
 class Work:
     def abandon(self, why: str) -> None:
         ...
@@ -96,6 +96,14 @@ class Engine:
     @property
     def warnings(self) -> list[str]:
         ...
+class OwnAlgorithm:
+    def __init__(self, collective: str, root: typing.SupportsInt | typing.SupportsIndex, name: str, plans: collections.abc.Sequence[str], rank: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Proves the plans of all ranks right, and readies this rank's. Raises InvalidArgument.
+        """
+    @property
+    def digest(self) -> int:
+        ...
 class Communicator:
     def __init__(self, engine: Engine) -> None:
         """
@@ -107,11 +115,11 @@ class Communicator:
         ...
     def preferred_segment_bytes(self, world_ranks: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> int:
         ...
-    def run(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> None:
+    def run(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str | OwnAlgorithm, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> None:
         """
         Blocks until the operation is done.
         """
-    def start(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> Work:
+    def start(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str | OwnAlgorithm, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> Work:
         """
         Starts an operation and does not block.
         """
@@ -137,7 +145,7 @@ class Communicator:
     def world_ranks(self) -> list[int]:
         ...
 class Persistent:
-    def __init__(self, communicator: Communicator, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> None:
+    def __init__(self, communicator: Communicator, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str | OwnAlgorithm, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> None:
         """
         Checks and plans a call; moves nothing.
         """
@@ -230,6 +238,10 @@ def mpi_abort(code: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
 def mpi_info() -> dict[str, typing.Any]:
     ...
+def plan_text(collective: str, algorithm: str, rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, root: typing.SupportsInt | typing.SupportsIndex) -> str:
+    """
+    The plan of a registered algorithm.
+    """
 def supports(algorithm: str, size: typing.SupportsInt | typing.SupportsIndex) -> bool:
     """
     Whether an algorithm serves that many ranks.

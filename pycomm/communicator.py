@@ -11,10 +11,11 @@ from typing import TypeVar
 import numpy as np
 
 from pycomm import _core
-from pycomm.errors import InvalidArgument
+from pycomm.errors import InvalidArgument, MismatchError
 from pycomm.grouped import Grouped
 from pycomm.mailbox import Mailbox, mailbox_of
-from pycomm.persistent import PersistentCollectives
+from pycomm.persistent import Persistent, PersistentCollectives
+from pycomm.plans import is_registered, prove
 from pycomm.request import Request
 from pycomm.work import Work
 
@@ -40,6 +41,7 @@ class Communicator(PersistentCollectives):
         self._core = core
         self._world = world
         self._mailboxes: dict[int, Mailbox] = {}
+        self._own: dict[tuple[str, str, int], _core.OwnAlgorithm] = {}
         mine = world.nodes[core.world_ranks[core.rank]]
         neighbours = [r for r, w in enumerate(core.world_ranks) if world.nodes[w] == mine]
         self.rank = core.rank
@@ -140,7 +142,28 @@ class Communicator(PersistentCollectives):
     # ---- how the collectives run
 
     def _run(self, call: Request) -> None:
-        self._core.run(*call)
+        self._core.run(*self._planned(call))
 
     def _start(self, call: Request, result: T) -> Work[T]:
-        return Work(self._core, self._core.start(*call), result)
+        return Work(self._core, self._core.start(*self._planned(call)), result)
+
+    def _prepare(self, call: Request, result: T) -> Persistent[T]:
+        return Persistent(self._core, self._planned(call), result)
+
+    def _planned(self, call: Request) -> Request:
+        """The call with the plans of an algorithm that Python registered, proven and compared at first use."""
+        name = call.algorithm
+        if not name or not isinstance(name, str) or not is_registered(call.collective, name):
+            return call
+        key = (call.collective, name, call.root)
+        if key not in self._own:
+            own = prove(call.collective, name, call.root, self.rank, self.size)
+            digests = self.all_gather(np.array([own.digest])).tolist()
+            different = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
+            if different:
+                raise MismatchError(
+                    f"the plans of {call.collective}:{name} on rank {', '.join(map(str, different))} differ "
+                    f"from rank 0's (of {self.size} ranks)"
+                )
+            self._own[key] = own
+        return call._replace(algorithm=self._own[key])

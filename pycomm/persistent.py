@@ -52,7 +52,8 @@ class PersistentCollectives(Collectives):
     """The collectives with `_init` for a suffix take the plain call's arguments, check them, and return the
     operation. Nothing moves, and other ranks are not asked."""
 
-    _core: _core.Communicator
+    def _prepare(self, call: Request, result: T) -> Persistent[T]:
+        raise NotImplementedError
 
     def all_reduce_init(
         self,
@@ -71,7 +72,7 @@ class PersistentCollectives(Collectives):
         (array([4., 4., 4.], dtype=float32), array([4., 4., 4.], dtype=float32))
         """
         call = request("all_reduce", x, out, op, 0, scale, codec, algorithm, timeout)
-        return Persistent(self._core, call, x if out is None else out)
+        return self._prepare(call, x if out is None else out)
 
     def all_gather_init(
         self,
@@ -83,7 +84,7 @@ class PersistentCollectives(Collectives):
     ) -> Persistent[T]:
         """`all_gather` to be made many times."""
         call = self._all_gather(x, out, algorithm, timeout, counts)
-        return Persistent(self._core, call, call.out)
+        return self._prepare(call, call.out)
 
     def reduce_scatter_init(
         self,
@@ -98,7 +99,7 @@ class PersistentCollectives(Collectives):
     ) -> Persistent[T]:
         """`reduce_scatter` to be made many times."""
         call = self._reduce_scatter(x, op, out, codec, algorithm, timeout, scale, counts)
-        return Persistent(self._core, call, call.out)
+        return self._prepare(call, call.out)
 
     def all_to_all_init(
         self,
@@ -114,14 +115,14 @@ class PersistentCollectives(Collectives):
             raise InvalidArgument("all_to_all_init: counts is given without received, which others know")
         sizes = part_sizes(counts, "counts", self.size)
         call = self._all_to_all(x, out, algorithm, timeout, sizes, received)
-        return Persistent(self._core, call, call.out)
+        return self._prepare(call, call.out)
 
     def broadcast_init(
         self, x: T, root: int = 0, algorithm: str | None = None, timeout: float | None = None
     ) -> Persistent[T]:
         """`broadcast` to be made many times."""
         call = request("broadcast", x, root=root, algorithm=algorithm, timeout=timeout)
-        return Persistent(self._core, call, x)
+        return self._prepare(call, x)
 
     def reduce_init(
         self,
@@ -136,7 +137,7 @@ class PersistentCollectives(Collectives):
     ) -> Persistent[T | None]:
         """`reduce` to be made many times."""
         call = self._reduce(x, root, op, out, codec, algorithm, timeout, scale)
-        return Persistent(self._core, call, self._at_root(root, x if out is None else out))
+        return self._prepare(call, self._at_root(root, x if out is None else out))
 
     def gather_init(
         self,
@@ -149,7 +150,7 @@ class PersistentCollectives(Collectives):
     ) -> Persistent[T | None]:
         """`gather` to be made many times."""
         call = self._gather(x, root, out, algorithm, timeout, counts)
-        return Persistent(self._core, call, call.out)
+        return self._prepare(call, call.out)
 
     def scatter_init(
         self,
@@ -162,16 +163,16 @@ class PersistentCollectives(Collectives):
     ) -> Persistent[T]:
         """`scatter` to be made many times."""
         call = self._scatter(x, root, out, algorithm, timeout, counts)
-        return Persistent(self._core, call, call.out)
+        return self._prepare(call, call.out)
 
     def send_init(self, x: Any, peer: int, timeout: float | None = None) -> Persistent[None]:
         """`send` to be made many times."""
-        return Persistent(self._core, request("send", x, root=peer, timeout=timeout), None)
+        return self._prepare(request("send", x, root=peer, timeout=timeout), None)
 
     def recv_init(self, x: T, peer: int, timeout: float | None = None) -> Persistent[T]:
         """`recv` to be made many times."""
-        return Persistent(self._core, request("recv", x, root=peer, timeout=timeout), x)
+        return self._prepare(request("recv", x, root=peer, timeout=timeout), x)
 
     def barrier_init(self, timeout: float | None = None) -> Persistent[None]:
         """`barrier` to be made many times."""
-        return Persistent(self._core, request("barrier", None, timeout=timeout), None)
+        return self._prepare(request("barrier", None, timeout=timeout), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from pycomm import _core
 from pycomm.errors import InvalidArgument
 from pycomm.tensors import as_memory
 
@@ -21,7 +22,7 @@ class Request(NamedTuple):
     root: int
     scale: float
     codec: str
-    algorithm: str
+    algorithm: str | _core.OwnAlgorithm
     timeout_s: float
     counts: list[int] | None
     received: list[int] | None

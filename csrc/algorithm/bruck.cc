@@ -3,8 +3,8 @@
 // that many others only. Best for short vectors.
 //
 // all_gather: before the round of distance d a rank has the d chunks up to its own, and gets those before
-// them. It passes the same way as the ring, so that ranks that chose differently meet, and a mismatch is seen.
-// all_to_all: a block that has `offset` ranks to go travels the binary digits of the offset, the lowest
+// them. It passes the same way as the ring, so that ranks that chose differently meet, and a mismatch is
+// seen. all_to_all: a block that has `offset` ranks to go travels the binary digits of the offset, the lowest
 // first; all blocks with one offset move alike.
 #include <bit>
 

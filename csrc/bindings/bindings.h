@@ -11,6 +11,7 @@ void bind_trace(pybind11::module_& m);
 void bind_engine(pybind11::module_& m);
 void bind_communicator(pybind11::module_& m);
 void bind_persistent(pybind11::module_& m);
+void bind_plans(pybind11::module_& m);
 void bind_bucketer(pybind11::module_& m);
 void bind_mailbox(pybind11::module_& m);
 void bind_info(pybind11::module_& m);

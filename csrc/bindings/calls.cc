@@ -6,12 +6,6 @@ namespace pycomm::bindings {
 namespace py = pybind11;
 namespace {
 
-Collective collective_from_name(std::string_view name) {
-  for (int i = 0; i < kCollectiveCount; ++i)
-    if (kCollectiveNames[i] == name) return static_cast<Collective>(i);
-  throw InvalidArgument(text("unknown collective '", name, "'"));
-}
-
 // Whether the call writes to x where no `out` is given.
 bool writes_input(const Call& call, int rank) {
   return call.collective == Collective::all_reduce || call.collective == Collective::broadcast ||
@@ -41,9 +35,15 @@ void take_arrays(Call& call, Held& held, const py::object& x, const py::object& 
 
 }  // namespace
 
+Collective collective_from_name(std::string_view name) {
+  for (int i = 0; i < kCollectiveCount; ++i)
+    if (kCollectiveNames[i] == name) return static_cast<Collective>(i);
+  throw InvalidArgument(text("unknown collective '", name, "'"));
+}
+
 Call make_call(const Communicator& communicator, const std::string& collective, const py::object& x,
                const py::object& out, const std::string& op, int root, double scale, const std::string& codec,
-               const std::string& algorithm, double timeout_s, Counts counts, Counts received) {
+               const AlgorithmChoice& algorithm, double timeout_s, Counts counts, Counts received) {
   drain_released();
   Call call;
   call.collective = collective_from_name(collective);
@@ -51,7 +51,10 @@ Call make_call(const Communicator& communicator, const std::string& collective, 
   call.root = root;
   call.scale = scale;
   call.codec = codec;
-  call.algorithm = algorithm;
+  if (const auto* name = std::get_if<std::string>(&algorithm))
+    call.algorithm = *name;
+  else
+    call.own_algorithm = std::get<1>(algorithm);
   call.timeout_s = timeout_s;
   if (counts) call.counts = std::move(*counts);
   if (received) call.received = std::move(*received);

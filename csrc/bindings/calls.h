@@ -6,6 +6,7 @@
 
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "engine/communicator.h"
@@ -13,11 +14,15 @@
 namespace pycomm::bindings {
 
 using Counts = std::optional<std::vector<std::int64_t>>;
+using AlgorithmChoice = std::variant<std::string, std::shared_ptr<OwnAlgorithm>>;
+
+// Throws InvalidArgument for a name that is none.
+Collective collective_from_name(std::string_view name);
 
 // The call that these arguments make on this rank; it holds its arrays. Throws InvalidArgument.
 Call make_call(const Communicator& communicator, const std::string& collective, const pybind11::object& x,
                const pybind11::object& out, const std::string& op, int root, double scale,
-               const std::string& codec, const std::string& algorithm, double timeout_s, Counts counts,
+               const std::string& codec, const AlgorithmChoice& algorithm, double timeout_s, Counts counts,
                Counts received);
 
 }  // namespace pycomm::bindings

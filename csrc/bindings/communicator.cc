@@ -31,7 +31,7 @@ void bind_communicator(py::module_& m) {
           "start",
           [](Communicator& communicator, const std::string& collective, const py::object& x,
              const py::object& out, const std::string& op, int root, double scale, const std::string& codec,
-             const std::string& algorithm, double timeout_s, Counts counts, Counts received) {
+             const AlgorithmChoice& algorithm, double timeout_s, Counts counts, Counts received) {
             return communicator.submit(make_call(communicator, collective, x, out, op, root, scale, codec,
                                                  algorithm, timeout_s, std::move(counts),
                                                  std::move(received)));
@@ -43,7 +43,7 @@ void bind_communicator(py::module_& m) {
           "run",
           [](Communicator& communicator, const std::string& collective, const py::object& x,
              const py::object& out, const std::string& op, int root, double scale, const std::string& codec,
-             const std::string& algorithm, double timeout_s, Counts counts, Counts received) {
+             const AlgorithmChoice& algorithm, double timeout_s, Counts counts, Counts received) {
             Call call = make_call(communicator, collective, x, out, op, root, scale, codec, algorithm,
                                   timeout_s, std::move(counts), std::move(received));
             call.soon = false;

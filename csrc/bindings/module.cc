@@ -7,6 +7,7 @@ PYBIND11_MODULE(_core, m) {
   bind_work(m);
   bind_trace(m);
   bind_engine(m);
+  bind_plans(m);
   bind_communicator(m);
   bind_persistent(m);
   bind_bucketer(m);

@@ -39,8 +39,8 @@ void bind_persistent(py::module_& m) {
   py::class_<Persistent>(m, "Persistent")
       .def(py::init([](std::shared_ptr<Communicator> communicator, const std::string& collective,
                        const py::object& x, const py::object& out, const std::string& op, int root,
-                       double scale, const std::string& codec, const std::string& algorithm, double timeout_s,
-                       Counts counts, Counts received) {
+                       double scale, const std::string& codec, const AlgorithmChoice& algorithm,
+                       double timeout_s, Counts counts, Counts received) {
              Call call = make_call(*communicator, collective, x, out, op, root, scale, codec, algorithm,
                                    timeout_s, std::move(counts), std::move(received));
              return std::make_unique<Persistent>(std::move(communicator), std::move(call));

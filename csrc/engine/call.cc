@@ -18,6 +18,15 @@ void check_root(const Call& call, int rank, int size) {
                " cannot exchange messages with itself");
 }
 
+void check_own(const Call& call, int size) {
+  if (!call.own_algorithm) return;
+  const OwnAlgorithm& own = *call.own_algorithm;
+  const bool fits = collective_of(own.algorithm()) == call.collective && own.size() == size &&
+                    (!has_root(call.collective) || own.root() == call.root);
+  PYCOMM_CHECK(fits, name_of(call.collective), " with root ", call.root, " on ", size, " ranks by ",
+               own.algorithm().name, ", whose plans are for root ", own.root(), " on ", own.size(), " ranks");
+}
+
 void check_op(const Call& call) {
   const DType dtype = call.input.dtype;
   const bool summed = call.op == ReduceOp::sum || call.op == ReduceOp::avg;
@@ -124,6 +133,7 @@ Layout CheckedCall::layout(const Call& call, const Spec& spec, int chunks) const
 CheckedCall check_call(const Call& call, int rank, int size) {
   CheckedCall checked{codec_named(call.codec.empty() ? "none" : call.codec), whole_count(call, size), false};
   check_root(call, rank, size);
+  check_own(call, size);
   check_op(call);
   check_codec(call, checked.codec);
   check_parts(call, rank, size);

@@ -10,6 +10,7 @@
 #include "codec/codec.h"
 #include "core/view.h"
 #include "engine/layout.h"
+#include "engine/own_algorithm.h"
 #include "kernels/kernels.h"
 
 namespace pycomm {
@@ -21,8 +22,9 @@ struct Call {
   ReduceOp op = ReduceOp::sum;
   int root = 0;  // or the peer of a send or recv
   double scale = 1.0;
-  std::string codec;      // empty: none
-  std::string algorithm;  // empty: chosen by the communicator
+  std::string codec;                                  // empty: none
+  std::string algorithm;                              // empty: chosen by the communicator
+  std::shared_ptr<const OwnAlgorithm> own_algorithm;  // or null; then `algorithm` is not looked at
   // Sizes of the parts (has_parts in plan/spec.h); empty: equal ones. By rank, the same on all ranks; for
   // all_to_all what this rank gives to each, and in `received` what it gets from each.
   std::vector<std::int64_t> counts;

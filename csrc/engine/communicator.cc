@@ -40,7 +40,8 @@ void place_scales(const Call& call, const Codec& codec, int size, Operation& ope
 }
 
 TracedCall traced(const Call& call, const Header& header, const Algorithm& algorithm, const Codec& codec) {
-  const std::string_view name = algorithm.name;
+  // Traces keep the view, which the names of registered algorithms outlive.
+  const std::string_view name = call.own_algorithm ? std::string_view("own") : algorithm.name;
   const auto count = static_cast<std::int64_t>(header.count);
   return {name_of(call.collective),
           name_of(call.input.dtype),
@@ -73,8 +74,9 @@ const Algorithm& Communicator::choose(const Call& call, const CheckedCall& check
                       is_half(dtype) || !checked.codec.lossless,
                       mapped_,
                       !call.counts.empty()};
+  const std::string name = call.algorithm.empty() ? select_algorithm(choice) : call.algorithm;
   const Algorithm& algorithm =
-      algorithm_named(call.collective, call.algorithm.empty() ? select_algorithm(choice) : call.algorithm);
+      call.own_algorithm ? call.own_algorithm->algorithm() : algorithm_named(call.collective, name);
   if (serves(algorithm, choice, checked.codec)) return algorithm;
   std::string fitting;
   for (const Algorithm* other : algorithms_for(call.collective))
@@ -87,6 +89,7 @@ const Algorithm& Communicator::choose(const Call& call, const CheckedCall& check
 
 std::shared_ptr<const CompiledPlan> Communicator::plan_for(const Algorithm& algorithm, const Call& call,
                                                            bool in_place) {
+  if (call.own_algorithm) return call.own_algorithm->compiled(in_place);
   const std::lock_guard lock(mutex_);
   auto& plan = plans_[PlanKey{&algorithm, call.root, in_place}];
   if (!plan)
@@ -122,7 +125,8 @@ Prepared Communicator::prepare(Call call) {
   header.context = group_->context;
   header.root = static_cast<std::uint16_t>(pair ? 0 : call.root);
   header.codec = registry_index(checked.codec);
-  header.algorithm = pair ? 0 : registry_index(algorithm);
+  header.algorithm = pair ? 0 : call.own_algorithm ? kOwnAlgorithm : registry_index(algorithm);
+  header.plans = call.own_algorithm ? call.own_algorithm->digest() : 0;
   header.count = static_cast<std::uint64_t>(checked.count);
   header.scale = static_cast<float>(call.scale);
   header.parts = call.counts.empty() ? 0 : kChosenParts;
@@ -160,7 +164,8 @@ std::shared_ptr<Work> Communicator::start(const Prepared& prepared) {
     return std::make_unique<HostExecutor>(operation, header, tag, engine->router(), engine->staging());
   };
   task.header = header;
-  task.header.collective = static_cast<std::uint8_t>(collective);  // a recv travels as the send that it awaits
+  task.header.collective =
+      static_cast<std::uint8_t>(collective);  // a recv travels as the send that it awaits
   auto work = task.work;
   engine_->driver().submit(std::move(task), prepared.soon);
   return work;

@@ -345,7 +345,8 @@ void Driver::fail(Task& task, ErrorKind kind, const std::string& what) {
   const std::string call = describe(task.header);
   Failure failure{kind, what};
   if (first) {  // perhaps because other ranks made another call: then both are to be seen
-    if (what.find(call) == std::string::npos) failure.what += text("; rank ", task.group->rank, " called ", call);
+    if (what.find(call) == std::string::npos)
+      failure.what += text("; rank ", task.group->rank, " called ", call);
   } else {
     failure.what = text(call, " failed on rank ", task.group->rank, " after ",
                         seconds(Clock::now() - task.work->submitted()), " s: ", what);

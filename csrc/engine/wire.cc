@@ -18,11 +18,9 @@ std::string registered_name(std::size_t i) {
   return i < all.size() ? all[i]->name : text("?", i);
 }
 
-// Fowler, Noll and Vo's hash, 32 bits, from `digest` on.
-std::uint32_t fnv1a(std::uint32_t digest, const void* data, std::size_t bytes) {
-  const auto* byte = static_cast<const unsigned char*>(data);
-  for (std::size_t i = 0; i < bytes; ++i) digest = (digest ^ byte[i]) * 16777619u;
-  return digest;
+std::string name_of_algorithm(const Header& header) {
+  if (header.algorithm != kOwnAlgorithm) return registered_name<Algorithm>(header.algorithm);
+  return text("of the caller's own, digest ", std::hex, header.plans);
 }
 
 }  // namespace
@@ -52,19 +50,26 @@ std::string describe(const Header& header) {
   if (is_pair(header))
     return text(call, "), message ", header.sequence, " of this pair in communicator ", header.context);
   return text(call, ", op ", name_at(kReduceOpNames, header.op), ", codec ",
-              registered_name<Codec>(header.codec), ", algorithm ",
-              registered_name<Algorithm>(header.algorithm), ", root ", header.root, ", scale ", header.scale,
-              "), operation ", header.sequence, " of communicator ", header.context);
+              registered_name<Codec>(header.codec), ", algorithm ", name_of_algorithm(header), ", root ",
+              header.root, ", scale ", header.scale, "), operation ", header.sequence, " of communicator ",
+              header.context);
+}
+
+std::uint32_t digest_of(const void* data, std::size_t bytes) {
+  std::uint32_t digest = 2166136261u;
+  const auto* byte = static_cast<const unsigned char*>(data);
+  for (std::size_t i = 0; i < bytes; ++i) digest = (digest ^ byte[i]) * 16777619u;
+  return digest;
 }
 
 std::uint32_t Header::next_history() const {
-  return fnv1a(2166136261u, this, sizeof(Header));
+  return digest_of(this, sizeof(Header));
 }
 
 void Header::describe_parts(const std::vector<std::int64_t>& counts) {
   count = 0;
   for (const std::int64_t part : counts) count += static_cast<std::uint64_t>(part);
-  parts = fnv1a(2166136261u, counts.data(), counts.size() * sizeof(std::int64_t)) | 1u;
+  parts = digest_of(counts.data(), counts.size() * sizeof(std::int64_t)) | 2u;
 }
 
 std::string describe_mismatch(int their_rank, const Header& theirs, int our_rank, const Header& ours) {

@@ -18,6 +18,11 @@ inline constexpr std::uint8_t kWireVersion = 2;
 // Header::parts of a call whose parts have chosen sizes, before it is made one for a channel.
 inline constexpr std::uint32_t kChosenParts = 1;
 
+inline constexpr std::uint8_t kOwnAlgorithm = 255;
+
+// Fowler, Noll and Vo's hash, 32 bits.
+std::uint32_t digest_of(const void* data, std::size_t bytes);
+
 struct Header {
   std::uint8_t version = kWireVersion;
   std::uint8_t collective = 0;
@@ -27,13 +32,13 @@ struct Header {
   std::uint32_t sequence = 0;  // operation of it
   std::uint16_t root = 0;
   std::uint8_t codec = 0;      // index in the registry
-  std::uint8_t algorithm = 0;  // index in the registry
+  std::uint8_t algorithm = 0;  // index in the registry; kOwnAlgorithm
   std::uint64_t count =
       0;  // elements of the whole vector; with chosen parts, of all that this channel carries
   float scale = 1.0f;
   std::uint32_t history = 0;  // digest of the communicator's earlier collectives
   std::uint32_t parts = 0;    // digest of the sizes of the parts that this channel carries; 0: equal parts
-  std::uint32_t reserved = 0;
+  std::uint32_t plans = 0;    // digest of the plans, where the algorithm is the caller's own
 
   bool operator==(const Header& other) const { return std::memcmp(this, &other, sizeof(Header)) == 0; }
 

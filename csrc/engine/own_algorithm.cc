@@ -1,0 +1,44 @@
+#include "engine/own_algorithm.h"
+
+#include "engine/wire.h"
+#include "plan/text.h"
+#include "plan/verify.h"
+
+namespace pycomm {
+namespace {
+
+std::string flaw_of(Collective collective, int root, const std::vector<Plan>& plans, bool lossy_codecs) {
+  for (const bool in_place : {false, true}) {
+    const auto flaw = verify(collective, root, plans, {.in_place = in_place, .lossy_codecs = lossy_codecs});
+    if (!flaw.empty()) return (in_place ? "in place: " : "") + flaw;
+  }
+  return "";
+}
+
+}  // namespace
+
+OwnAlgorithm::OwnAlgorithm(Collective collective, int root, const std::string& name,
+                           const std::vector<Plan>& plans, int rank)
+    : root_(root), size_(static_cast<int>(plans.size())) {
+  PYCOMM_CHECK(collective != Collective::send && collective != Collective::recv,
+               "send and recv take no algorithm");
+  const std::string flaw = flaw_of(collective, root, plans, false);
+  PYCOMM_CHECK(flaw.empty(), "algorithm '", name, "' is wrong for ", name_of(collective), " on ", size_,
+               " ranks: ", flaw);
+  for (const bool in_place : {false, true})
+    compiled_[in_place] = std::make_shared<const CompiledPlan>(plans.at(rank), in_place);
+  std::string everything;
+  bool mapped = false;
+  for (const Plan& plan : plans) {
+    everything += to_text(plan);
+    mapped |= CompiledPlan(plan, false).mapped;
+  }
+  digest_ = digest_of(everything.data(), everything.size());
+  algorithm_ = {.name = text(name_of(collective), ":", name),
+                .summary = "the caller's own",
+                .lossy_codecs = !mapped && flaw_of(collective, root, plans, true).empty(),
+                .uneven = collective != Collective::all_to_all,  // it may pass on blocks of unknown size
+                .mapped = mapped};
+}
+
+}  // namespace pycomm
