@@ -151,7 +151,8 @@ class Communicator(PersistentCollectives):
         return Persistent(self._core, self._planned(call), result)
 
     def _planned(self, call: Request) -> Request:
-        """The call with the plans of an algorithm that Python registered, proven and compared at first use."""
+        """The call with the plans of an algorithm that Python registered, proven and compared at first
+        use."""
         name = call.algorithm
         if not name or not isinstance(name, str) or not is_registered(call.collective, name):
             return call

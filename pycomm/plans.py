@@ -108,7 +108,7 @@ def meet(peers: Sequence[int]) -> Step:
 
 
 def reduce_from(peers: Sequence[int], chunk: int, src: str, dst: str) -> Step:
-    """`dst` = the reduction, in order of rank, of `src` of these peers and of this rank, who is listed too."""
+    """`dst` = the reduction, in order of rank, of `src` of these ranks, this one among them."""
     return Step(f"reduce_from chunk {chunk} of {src} of {', '.join(map(str, peers))} into {dst}")
 
 
