@@ -16,7 +16,7 @@ def is_torch(x: Any) -> bool:
 
 def as_memory(x: Any) -> Any:
     """`x` itself where the engine can take it, else a NumPy view of it by DLPack (which copies nothing)."""
-    if isinstance(x, np.ndarray) or is_torch(x) or not hasattr(x, "__dlpack__"):
+    if x is None or isinstance(x, np.ndarray) or is_torch(x) or not hasattr(x, "__dlpack__"):
         return x
     return np.from_dlpack(x)
 
