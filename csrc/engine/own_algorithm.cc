@@ -10,7 +10,7 @@ namespace {
 std::string flaw_of(Collective collective, int root, const std::vector<Plan>& plans, bool lossy_codecs) {
   for (const bool in_place : {false, true}) {
     const auto flaw = verify(collective, root, plans, {.in_place = in_place, .lossy_codecs = lossy_codecs});
-    if (!flaw.empty()) return (in_place ? "in place: " : "") + flaw;
+    if (!flaw.empty()) return text(in_place ? "in place: " : "", flaw);
   }
   return "";
 }
