@@ -78,7 +78,7 @@ def data_parallel(
     gradients: list[torch.Tensor] = []
     losses = []
     with DataParallel(
-        model, comm, optimizer, reduction="sum", overlap=overlap, bucket_bytes=BUCKET_BYTES
+        model, comm, optimizer, loss_reduction="sum", overlap=overlap, bucket_bytes=BUCKET_BYTES
     ) as parallel:
         for step in range(STEPS):
             batch = sampler.batch(step)

@@ -15,7 +15,7 @@ from torch import nn
 
 from pycomm import Communicator
 from pycomm.testing import run_threads
-from trainer import DATA, FitConfig, TrainerError, evaluations, fit
+from trainer import DATA, FitConfig, TrainerError, fit, validation
 from trainer.errors import CollectiveError
 from trainer.evaluate import evaluate
 from trainer.weights import load_weights
@@ -52,7 +52,7 @@ def test_validation_is_evaluated_on_the_way_and_the_test_split_once(
             seen.append(len(split[0]))
         return evaluate(model, task, split, comm)
 
-    monkeypatch.setattr(evaluations, "evaluate", watched)
+    monkeypatch.setattr(validation, "evaluate", watched)
     options = {"validation_fraction": 0.25}  # 250 samples, and 200 for the test
     summary, rows = run(size, tmp_path, data_options=options, steps=10, eval_every=4)
     assert steps_with("validation", rows) == [4, 8, 10]

@@ -14,7 +14,7 @@ from pycomm.testing import run_threads
 from trainer import DATA, FitConfig, PredictConfig, TrainerError, evaluate, fit, predict
 from trainer.data import one_each
 from trainer.errors import CollectiveError
-from trainer.train import build_model
+from trainer.preparation import build_model
 from trainer.weights import load_weights
 
 TEXT: dict[str, Any] = {
