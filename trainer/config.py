@@ -178,7 +178,8 @@ class FitConfig:
         MODELS.factory(self.model)
         STRATEGIES.bind(self.strategy, "model", "comm", "optimizer", "wire", **self.strategy_options)
         options = together("data_options", self.data_options, {"seed": self.seed}, "--seed")
-        if self.patience and DATA.bind(self.data, **options).get("validation_fraction") == 0:
+        validation_fraction = DATA.bind(self.data, **options).get("validation_fraction")
+        if self.patience and validation_fraction == 0:
             raise TrainerError("patience needs a validation split: set data_options.validation_fraction")
         probe = torch.zeros(1, requires_grad=True)
         optimizer = make_optimizer(self.optimizer, [probe], self.lr, **self.optimizer_options)

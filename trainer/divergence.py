@@ -127,7 +127,7 @@ class LastGood:
 
     def _kept_alone(self) -> str:
         if not self._sound:
-            return f"after the update of step {self._begun}: its parameters were not kept"
+            return f"in or after the update of step {self._begun}, whose parameters were not kept"
         step = self._begun - 1
         return f"in step {self._begun}; {self._outcome(step, lambda: self._keep(step))}"
 

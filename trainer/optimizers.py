@@ -21,7 +21,7 @@ OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], float]] = {
 
 
 def make_optimizer(
-    name: str, parameters: Iterable[Tensor], lr: float | None, **options: Any
+    name: str, parameters: Iterable[Tensor], lr: float | None, /, **options: Any
 ) -> torch.optim.Optimizer:
     """`options` are the torch class's own, such as momentum or weight_decay."""
     if name not in OPTIMIZERS:

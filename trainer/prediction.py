@@ -59,7 +59,7 @@ def _load(config: PredictConfig) -> _Trained:
     step = load_weights(weights, model)
     if own and data_sha256(dataset) != trained_on(weights):
         raise TrainerError(
-            f"data {data!r} with {options or 'no options'} is not, to the bit, what {weights} was trained on, "
+            f"data {data!r} with {options or 'no options'} is not, bit for bit, what {weights} learned, "
             f"and a split of it may hold training samples: expected the run's options "
             f"({run.data_options or 'none'}), files and versions, or a data set of another name"
         )

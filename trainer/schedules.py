@@ -54,7 +54,7 @@ SCHEDULES: dict[str, Schedule] = {"constant": constant, "linear": linear, "cosin
 
 
 def make_schedule(
-    name: str, optimizer: Optimizer, steps: int, warmup: int = 0, **options: Any
+    name: str, optimizer: Optimizer, steps: int, warmup: int = 0, /, **options: Any
 ) -> LRScheduler:
     """`steps` of the whole run, warm-up included; `options` are the schedule's own."""
     if name not in SCHEDULES:

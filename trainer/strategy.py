@@ -51,8 +51,8 @@ class Strategy(ABC):
 
     # Seconds of the last synchronize() or step() that were spent waiting for other ranks' data.
     exposed_s: float = 0.0
-    # Whether all ranks hold the same gradients after synchronize(). Where they may not, each step has one more
-    # small all-gather: a gradient that is not finite ends all ranks.
+    # Whether all ranks hold the same gradients after synchronize(). Where they may not, a gradient that is
+    # not finite is told to all by one more small all-gather in each step.
     equal_gradients: bool = False
 
     def before_forward(self, batch: Batch | None) -> None:  # noqa: B027
