@@ -169,7 +169,7 @@ def _ending_together(comm: Communicator) -> Iterator[Communicator]:
         if comm.rank:
             time.sleep(LAST_WORDS_S)
         pycomm.abort(128 + signal.SIGINT)
-    except BaseException as error:
+    except Exception as error:
         answer = isinstance(error, TrainerError)
         _say(comm, traceback.format_exception_only(error) if answer else traceback.format_exception(error))
         if isinstance(error, CollectiveError):

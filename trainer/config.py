@@ -217,7 +217,7 @@ def _yaml(value: Any) -> str:
     with naming_extras("fit"):
         import yaml
     try:
-        return yaml.safe_dump(value, sort_keys=False)
+        return str(yaml.safe_dump(value, sort_keys=False))
     except yaml.representer.RepresenterError as error:
         raise ValueError(str(error)) from error
 

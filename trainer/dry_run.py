@@ -28,6 +28,7 @@ from trainer.preparation import Run, prepare
 from trainer.sampler import Sampler
 
 PROBE = 4096  # elements of a measurement
+LIMIT_S = 3600  # for the data and the model
 
 
 def dry_run(config: FitConfig, ranks: int, form: Literal["table", "json"] = "table") -> str:
@@ -43,7 +44,7 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
         raise TrainerError(f"ranks: expected 1 or more, got {ranks}")
     if config.strategy != "data_parallel":
         raise TrainerError(f"dry_run knows what data_parallel needs, not strategy {config.strategy!r}")
-    run = run_threads(1, lambda comm: prepare(config, comm, ranks), transport="inproc")[0]
+    run = run_threads(1, lambda comm: prepare(config, comm, ranks), timeout=LIMIT_S)[0]
     model, optimizer = run.model, run.optimizer
     slots = [slot.place for slot in slots_of(model, optimizer)]
     _, sizes, dtypes = layout(slots, int(config.bucket_mb * 2**20))

