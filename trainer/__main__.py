@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import sys
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from trainer.config import FitConfig, PredictConfig
 from trainer.errors import CollectiveError, TrainerError, naming_extras
 
+if TYPE_CHECKING:
+    from pycomm import Communicator
+
+# What launchers call a process's rank and the number of processes.
+RANK_VARIABLES = (
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+    ("SLURM_PROCID", "SLURM_NTASKS"),
+)
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 LAST_WORDS_S = 10  # how long ranks that fail together wait for each other's message
 
 
@@ -41,19 +53,33 @@ def _fit(
     dry_run: Literal["table", "json"] | None, ranks: int | None, trace: Path | None, **options: Any
 ) -> Callable[[], None]:
     config = FitConfig(**options)
-    config.check()
     if dry_run is not None:
-        needs = _needs(config, 1 if ranks is None else ranks, dry_run)
-        return lambda: print(needs)
+        if trace is not None:
+            raise TrainerError("trace belongs to a run: dry_run starts none")
+        return _dry_run(config, ranks, dry_run)
+    config.check()
     if ranks is not None:
         raise TrainerError("ranks belongs to dry_run: how many ranks train is what the launcher starts")
     return lambda: _run_fit(config, trace)
 
 
-def _needs(config: FitConfig, ranks: int, form: Literal["table", "json"]) -> str:
+def _dry_run(config: FitConfig, ranks: int | None, form: Literal["table", "json"]) -> Callable[[], None]:
+    """Of `ranks` ranks, or as many as the launcher started; one of these prints."""
     from trainer.dry_run import dry_run
 
-    return dry_run(config, ranks, form)
+    rank, size = launched(os.environ)
+    if rank != 0:
+        return lambda: None
+    needs = dry_run(config, size if ranks is None else ranks, form)
+    return lambda: print(needs)
+
+
+def launched(environ: Mapping[str, str]) -> tuple[int, int]:
+    """The rank of this process and their number, as the launcher tells them without MPI; else (0, 1)."""
+    for rank, size in RANK_VARIABLES:
+        if size in environ:
+            return int(environ.get(rank, "0")), int(environ[size])
+    return 0, 1
 
 
 def _predict(**options: Any) -> Callable[[], None]:
@@ -77,7 +103,11 @@ def _parser() -> Any:
     fit.add_argument(
         "--dry_run", nargs="?", const="table", choices=["table", "json"], help="print what a run would need"
     )
-    fit.add_argument("--ranks", type=int, help="of a dry run, which needs no launcher (1 if not given)")
+    fit.add_argument(
+        "--ranks",
+        type=int,
+        help="of a dry run, which needs no launcher (those of the launcher, or 1, if not given)",
+    )
     commands.add_subcommand("fit", fit, help="train a model")
     predict = ArgumentParser()
     predict.add_class_arguments(PredictConfig)
@@ -95,54 +125,69 @@ def _run_fit(config: FitConfig, trace: Path | None) -> None:
     import pycomm
     from trainer.train import fit
 
-    comm = pycomm.init(trace=trace)
-    sys.excepthook = _abort_hook(comm)
-    summary = fit(config, comm)
-    if comm.rank == 0:
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in summary["eval"].items())
-        best = f"best step {summary['best']['step']}; " if summary["best"] else ""
-        print(
-            f"ended after step {summary['steps']}: {summary['ended']}; {best}eval: {shown}; "
-            f"parameters {summary['param_sha256'][:16]}, equal on all ranks; see {config.out}"
-        )
-    pycomm.shutdown()
+    with _ending_together(pycomm.init(trace=trace)) as comm:
+        summary = fit(config, comm)
+        if comm.rank == 0:
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in summary["eval"].items())
+            best = "best step {step}, in {weights}; ".format_map(summary["best"]) if summary["best"] else ""
+            print(
+                f"ended after step {summary['steps']}: {summary['ended']}; {best}eval: {shown}; "
+                f"parameters {summary['param_sha256'][:16]}, equal on all ranks; see {config.out}"
+            )
 
 
 def _run_predict(config: PredictConfig) -> None:
     import pycomm
     from trainer.prediction import predict
 
-    comm = pycomm.init()
-    sys.excepthook = _abort_hook(comm)
-    done = predict(config, comm)
-    if comm.rank == 0:
-        print(
-            f"{config.out}: {done['count']} predictions for split {config.split}, by {done['weights']} "
-            f"after step {done['step']}"
-        )
-    pycomm.shutdown()
+    with _ending_together(pycomm.init()) as comm:
+        done = predict(config, comm)
+        if comm.rank == 0:
+            print(
+                f"{config.out}: {done['count']} predictions for split {config.split}, by {done['weights']} "
+                f"after step {done['step']}"
+            )
 
 
-def _abort_hook(comm: Any) -> Any:
-    """Prints an exception's traceback with the rank, then ends all ranks, which would wait for this one.
+@contextlib.contextmanager
+def _ending_together(comm: Communicator) -> Iterator[Communicator]:
+    """Disconnects in the end. An exception is printed with the rank and ends all ranks, which would wait for
+    this one.
 
-    What all ranks raise alike is an answer rather than a defect: it is printed without the traceback, and
-    each rank's message is out before the first of them ends the job.
+    What the trainer itself raises is an answer rather than a defect: it is printed without a traceback. Where
+    every rank raises it, each rank's message is out before the first of them ends the job. SIGTERM, which is
+    what launchers make of Ctrl-C, interrupts as SIGINT does; only the first of them counts.
     """
+    import pycomm
 
-    def abort(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
-        import pycomm
-
-        together = isinstance(error, CollectiveError)
-        lines = traceback.format_exception_only(error) if together else traceback.format_exception(error)
-        sys.stderr.write("".join(f"[rank {comm.rank}] {line}\n" for line in "".join(lines).splitlines()))
-        sys.stderr.flush()
-        if together:
+    for number in INTERRUPTIONS:
+        signal.signal(number, _interrupt)
+    try:
+        yield comm
+    except KeyboardInterrupt as error:
+        _say(comm, [f"interrupted {error}".rstrip()])
+        if comm.rank:
+            time.sleep(LAST_WORDS_S)
+        pycomm.abort(128 + signal.SIGINT)
+    except Exception as error:
+        answer = isinstance(error, TrainerError)
+        _say(comm, traceback.format_exception_only(error) if answer else traceback.format_exception(error))
+        if isinstance(error, CollectiveError):
             with contextlib.suppress(pycomm.PycommError):  # it ends in either case
                 comm.barrier(timeout=LAST_WORDS_S)
         pycomm.abort(1)
+    pycomm.shutdown()
 
-    return abort
+
+def _interrupt(*_: object) -> None:
+    for number in INTERRUPTIONS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _say(comm: Communicator, lines: Sequence[str]) -> None:
+    sys.stderr.write("".join(f"[rank {comm.rank}] {line}\n" for line in "".join(lines).splitlines()))
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ The parts of the trainer get the options they need as arguments; only fit() and 
 from __future__ import annotations
 
 import importlib
+import math
+from argparse import ArgumentError
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +39,8 @@ class FitConfig:
         schedule: how the learning rate changes from step to step
         warmup_steps: steps before that in which it rises in a straight line from almost nothing
         eval_every: evaluate after every so many steps, on the validation split if there is one
-            (data_options.validation_fraction), else on the test split; 0 only at the end
+            (data_options.validation_fraction), else on the test split; 0 only at the end. Weights of the lowest
+            validation loss are kept
         eval_every_epochs: the same, counted in passes over the training data
         patience: stop after so many evaluations without a better validation loss (never if not given)
         tolerance: by how much a validation loss has to be less to be better
@@ -54,7 +57,8 @@ class FitConfig:
         optimizer_options: options of the optimizer, such as momentum
         schedule_options: options of the schedule, such as final
         strategy_options: options of the strategy
-        plugin: modules to import first, which register data sets, models or strategies of your own
+        plugin: module to import first, which registers data sets, models or strategies of your own; or a
+            list of such
     """
 
     data: str = "mnist5k"
@@ -85,27 +89,22 @@ class FitConfig:
     optimizer_options: dict[str, Any] = field(default_factory=dict)
     schedule_options: dict[str, Any] = field(default_factory=dict)
     strategy_options: dict[str, Any] = field(default_factory=dict)
-    plugin: list[str] = field(default_factory=list)
+    plugin: list[str] | str = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.out = Path(self.out)
+        self.plugin = [self.plugin] if isinstance(self.plugin, str) else list(self.plugin)
 
     def check(self) -> None:
         """Imports the plug-ins. Raises TrainerError for what can be seen to be wrong before a run starts."""
         self._check_numbers()
-        import pycomm
-        from trainer.data import DATA
-        from trainer.models import MODELS
-        from trainer.strategy import STRATEGIES
-
+        self._check_options()
         for module in self.plugin:
             try:
                 importlib.import_module(module)
             except ModuleNotFoundError as error:
                 raise TrainerError(f"plugin {module!r}: {error}") from error
-        DATA.factory(self.data)
-        MODELS.factory(self.model)
-        STRATEGIES.factory(self.strategy)
-        codecs = pycomm.info()["codecs"]
-        if self.codec not in codecs:
-            raise TrainerError(f"no codec {self.codec!r}; there is {', '.join(codecs)}")
+        self._check_parts()
 
     def global_batch_for(self, size: int) -> int:
         """Samples per step over all `size` ranks."""
@@ -124,20 +123,20 @@ class FitConfig:
 
     def save(self, path: Path) -> None:
         """Writes a YAML file that `--config` and read_config() take."""
-        options = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(self).items()}
-        with naming_extras("fit"):
-            import yaml
         with replacing(path) as partial:
-            partial.write_text(yaml.safe_dump(options, sort_keys=False))
+            partial.write_text(_yaml({**asdict(self), "out": str(self.out)}))
 
     def _check_numbers(self) -> None:
-        for one, other in (
-            ("global_batch", "batch_per_rank"),
-            ("steps", "epochs"),
-            ("eval_every", "eval_every_epochs"),
+        for one, other, unset in (
+            ("global_batch", "batch_per_rank", "null"),
+            ("steps", "epochs", "null"),
+            ("eval_every", "eval_every_epochs", "0"),
         ):
             if getattr(self, one) and getattr(self, other):
-                raise TrainerError(f"give {one} or {other}, not both: each decides the other")
+                raise TrainerError(
+                    f"give {one} or {other}, not both: each decides the other "
+                    f"(--{one} {unset} unsets what a file has set)"
+                )
         if self.patience and not (self.eval_every or self.eval_every_epochs):
             raise TrainerError("patience counts evaluations: give eval_every or eval_every_epochs too")
         least: dict[str, float] = dict.fromkeys(
@@ -146,29 +145,82 @@ class FitConfig:
         least |= dict.fromkeys(("eval_every", "eval_every_epochs", "warmup_steps", "tolerance", "seed"), 0)
         for name, minimum in least.items():
             value = getattr(self, name)
-            if value is not None and value < minimum:
+            if value is not None and not minimum <= value < math.inf:
                 raise TrainerError(f"{name}: expected {minimum} or more, got {value}")
         for name in ("lr", "bucket_mb"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise TrainerError(f"{name}: expected more than 0, got {value}")
+
+    def _check_options(self) -> None:
+        for option in fields(self):
+            if option.name.endswith("_options"):
+                for name, value in getattr(self, option.name).items():
+                    try:
+                        _yaml(value)
+                    except ValueError as error:
+                        raise TrainerError(
+                            f"{option.name}.{name}: expected text, a number, a list or a dict, which "
+                            f"{CONFIG_FILE} can hold, got {value!r} of {type(value).__name__}"
+                        ) from error
+
+    def _check_parts(self) -> None:
+        """Names, and the options of what can be tried without the data."""
+        import torch
+
+        import pycomm
+        from trainer.data import DATA
+        from trainer.models import MODELS
+        from trainer.optimizers import make_optimizer
+        from trainer.registry import together
+        from trainer.schedules import make_schedule
+        from trainer.strategy import STRATEGIES
+
+        MODELS.factory(self.model)
+        STRATEGIES.bind(self.strategy, "model", "comm", "optimizer", "wire", **self.strategy_options)
+        options = together("data_options", self.data_options, {"seed": self.seed}, "--seed")
+        validation_fraction = DATA.bind(self.data, **options).get("validation_fraction")
+        if self.patience and validation_fraction == 0:
+            raise TrainerError("patience needs a validation split: set data_options.validation_fraction")
+        probe = torch.zeros(1, requires_grad=True)
+        optimizer = make_optimizer(self.optimizer, [probe], self.lr, **self.optimizer_options)
+        steps = self.warmup_steps + 1 if self.steps is None else self.steps
+        make_schedule(self.schedule, optimizer, steps, self.warmup_steps, **self.schedule_options)
+        codecs = pycomm.info()["codecs"]
+        if self.codec not in codecs:
+            raise TrainerError(f"no codec {self.codec!r}; there is {', '.join(codecs)}")
 
 
 def read_config(path: Path) -> FitConfig:
     """The options that FitConfig.save() wrote. Raises TrainerError for what is none of them."""
     with naming_extras("predict"):
         import yaml
+        from jsonargparse import ArgumentParser
     if not path.is_file():
         raise TrainerError(f"{path} does not exist: expected the folder given to fit as --out")
     try:
         options = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise TrainerError(f"{path} is no YAML file: {error}") from error
-    known = {option.name for option in fields(FitConfig)}
-    if not isinstance(options, dict) or not options.keys() <= known:
-        unknown = sorted(map(str, options.keys() - known)) if isinstance(options, dict) else options
-        raise TrainerError(f"{path}: expected options of fit, got {unknown}")
-    return FitConfig(**{**options, "out": Path(options.get("out", path.parent))})
+    if not isinstance(options, dict):
+        raise TrainerError(f"{path}: expected options of fit, got {options}")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(FitConfig)
+    try:
+        parsed = parser.parse_object({"out": str(path.parent), **options})
+    except ArgumentError as error:
+        raise TrainerError(f"{path}: expected options of fit: {error}") from error
+    return FitConfig(**parsed.as_dict())
+
+
+def _yaml(value: Any) -> str:
+    """Raises ValueError for what is more than text, numbers, lists and dicts."""
+    with naming_extras("fit"):
+        import yaml
+    try:
+        return str(yaml.safe_dump(value, sort_keys=False))
+    except yaml.representer.RepresenterError as error:
+        raise ValueError(str(error)) from error
 
 
 @dataclass
@@ -177,8 +229,9 @@ class PredictConfig:
 
     Args:
         weights: folder of a run, or a file of weights in it; readable by all ranks
-        data: name of the data set (that of the run if not given)
-        data_options: options of the data set, on top of the run's if it is the run's data set
+        data: name of the data set (that of the run if not given). The run's own has to be what it was, to the
+            bit, so that what is a test sample was one in training
+        data_options: options of another data set
         split: which of its samples
         out: NumPy file for the predictions, in the order of the samples
         threads: compute threads of each rank (the cores that the rank has for itself if not given)
@@ -190,6 +243,9 @@ class PredictConfig:
     split: Literal["train", "validation", "test"] = "test"
     out: Path = Path("predictions.npy")
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        self.weights, self.out = Path(self.weights), Path(self.out)
 
     def check(self) -> None:
         """Raises TrainerError for what can be seen to be wrong before anything is computed."""

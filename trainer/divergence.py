@@ -1,41 +1,52 @@
-"""What ends a run whose numbers are no longer finite: before the update that would spoil the parameters.
+"""What ends a run on all ranks: numbers that are no longer finite, before the update that would spoil the
+parameters; a row that rank 0 could not write.
 
-Every step's losses and combined gradients are looked at before the optimizer's step, so the parameters at an
-error are still those of the last good step, and no copy of them need be kept. Gradients are looked at too
-because a finite loss can have an infinite gradient (a 16-bit codec overflows above 65,504); the cost is one
-pass over them, less than that of any optimizer.
+Every step's losses and gradients are looked at before the optimizer's step, so the parameters at an error are
+still those of the last good step, and no copy of them need be kept. Gradients are looked at too because a
+finite loss can have an infinite gradient (a 16-bit codec overflows above 65,504); the cost is one pass over
+them, less than that of any optimizer.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from pycomm import Communicator
-from trainer.errors import CollectiveError, DivergedError, TrainerError
-from trainer.files import on_rank_0
+from trainer.errors import DivergedError, StoppedError, TrainerError
+from trainer.files import first_message, on_rank_0
 from trainer.sampler import Batch
-from trainer.weights import LAST_GOOD, finite, save_weights
+from trainer.weights import finite
 
 
 class StepLoss:
     """The loss of one step, from this rank's sum to the mean over all ranks, which is known later.
 
     The gathering starts between forward and backward, at the same place on every rank whatever the strategy
-    launches afterwards, and has arrived when the gradients are combined.
+    launches afterwards, and has arrived when the gradients are combined. With it travels whether this rank
+    has `trouble`, an error that all ranks should end with.
     """
 
-    def __init__(self, local_sum: float, batch: Batch, step: int, comm: Communicator) -> None:
+    def __init__(
+        self, local_sum: float, batch: Batch, step: int, comm: Communicator, trouble: TrainerError | None
+    ) -> None:
         self._step = step
         self._global_count = batch.global_count
-        self._work = comm.all_gather_async(torch.tensor([local_sum], dtype=torch.float64))
+        self._comm = comm
+        self._trouble = trouble
+        told = torch.tensor([local_sum, trouble is not None], dtype=torch.float64)
+        self._work = comm.all_gather_async(told)
 
     def result(self) -> float:
-        """Blocks. Raises DivergedError, on every rank, that names the ranks whose loss is not finite."""
-        sums = self._work.wait().tolist()
+        """Blocks. Raises, on every rank, DivergedError that names the ranks whose loss is not finite, or
+        StoppedError that says what trouble a rank has."""
+        sums, troubled = self._work.wait().view(-1, 2).T.tolist()
+        if any(troubled):
+            raise StoppedError(first_message(self._comm, self._trouble), self._step - 1)
         wrong = [rank for rank, value in enumerate(sums) if not math.isfinite(value)]
         if wrong:
             raise DivergedError(
@@ -46,18 +57,25 @@ class StepLoss:
         return math.fsum(sums) / self._global_count
 
 
-def check_gradients(model: nn.Module, step: int, comm: Communicator) -> None:
-    """Raises DivergedError, on every rank where all have the same gradients. Does not communicate."""
+def check_gradients(model: nn.Module, step: int, comm: Communicator, *, equal: bool) -> None:
+    """Raises DivergedError, on every rank. Communicates unless the gradients are `equal` on all ranks."""
+    problem = _not_finite(model, step, comm)
+    message = str(problem or "") if equal else first_message(comm, problem)
+    if message:
+        raise DivergedError(message, step - 1)
+
+
+def _not_finite(model: nn.Module, step: int, comm: Communicator) -> TrainerError | None:
     for name, parameter in model.named_parameters():
         if parameter.grad is None or not parameter.grad.numel():
             continue
         largest = torch.linalg.vector_norm(parameter.grad, math.inf).item()
         if not math.isfinite(largest):
-            raise DivergedError(
+            return TrainerError(
                 f"the gradient of {name} holds {largest} at step {step} on rank {comm.rank} "
-                f"(of {comm.size}), while the loss is finite; a smaller lr, or codec none, may help",
-                step - 1,
+                f"(of {comm.size}), while the loss is finite; a smaller lr, or codec none, may help"
             )
+    return None
 
 
 def check_evaluation(values: dict[str, float | int], what: str, step: int) -> None:
@@ -68,36 +86,57 @@ def check_evaluation(values: dict[str, float | int], what: str, step: int) -> No
 
 
 class LastGood:
-    """When what it wraps diverges, rank 0 writes the model to out/last_good.safetensors, and the error says
-    so, or why not. Collective then.
+    """When what it wraps stops, rank 0 writes the model to last_good.safetensors, and the error says so, or
+    why not. Collective then, but for an interrupted rank 0, which asks nobody.
 
     Parameters need no copy, as said above; buffers, which a forward changes (BatchNorm's statistics), do.
     """
 
-    def __init__(self, out: Path, model: nn.Module, comm: Communicator) -> None:
-        self._path = out / LAST_GOOD
+    def __init__(
+        self, path: Path, model: nn.Module, comm: Communicator, save: Callable[[Path, int], None]
+    ) -> None:
+        """`save`: writes the model, as it is after that step, to that file; raises TrainerError."""
+        self._path = path
         self._model = model
         self._comm = comm
+        self._save = save
         self._buffers: list[Tensor] = []
         self._begun = 0
+        self._sound = False  # the parameters are those of the step before the one begun
 
     def before(self, step: int) -> None:
-        """To be called before the forward of `step`."""
+        """To be called before the forward of `step`, when the parameters may be read."""
         self._buffers = [buffer.clone() for buffer in self._model.buffers()]
         self._begun = step
+        self._sound = True
+
+    def updating(self) -> None:
+        """To be called before the parameters change."""
+        self._sound = False
 
     def __enter__(self) -> LastGood:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if not isinstance(error, DivergedError):
-            return
-        kept = f"{self._path} has the parameters after step {error.step}"
+        if isinstance(error, StoppedError):
+            step = error.step
+            kept = self._outcome(step, lambda: on_rank_0(self._comm, lambda: self._keep(step)))
+            raise type(error)(f"{error}; {kept}", step) from error
+        if isinstance(error, KeyboardInterrupt) and self._comm.rank == 0:
+            raise KeyboardInterrupt(self._kept_alone()) from error
+
+    def _kept_alone(self) -> str:
+        if not self._sound:
+            return f"in or after the update of step {self._begun}, whose parameters were not kept"
+        step = self._begun - 1
+        return f"in step {self._begun}; {self._outcome(step, lambda: self._keep(step))}"
+
+    def _outcome(self, step: int, keep: Callable[[], None]) -> str:
         try:
-            on_rank_0(self._comm, lambda: self._keep(error.step))
-        except CollectiveError as failure:
-            kept = str(failure)
-        raise DivergedError(f"{error}; {kept}", error.step) from error
+            keep()
+        except TrainerError as failure:
+            return str(failure)
+        return f"{self._path} has the parameters after step {step}"
 
     def _keep(self, step: int) -> None:
         if step < self._begun:
@@ -106,4 +145,4 @@ class LastGood:
                     buffer.copy_(before)
         if not finite(self._model):
             raise TrainerError(f"the parameters after step {step} are not finite and were not kept")
-        save_weights(self._path, self._model, step)
+        self._save(self._path, step)

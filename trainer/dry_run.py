@@ -1,7 +1,7 @@
-"""What a run would need, before it is started: `fit --dry_run --ranks N`. No MPI, no training.
+"""What a run would need, before it is started: `fit --dry_run --ranks N`. No MPI, no training, no files.
 
-The data set, model, optimizer, sampler and bucket layout are those that `fit` makes. The bytes of a codec are
-those that the engine counts in a small all_reduce between two threads; the optimizer's state is measured on a
+The run is prepared as `fit` prepares it, by one rank with the share of rank 0. The bytes of a codec are those
+that the engine counts in a small all_reduce between two threads; the optimizer's state is measured on a
 parameter of a few elements. The ring's traffic is its theory, 2(N-1)/N of the payload for the average rank
 (Patarasuk and Yuan 2009), which the engine's own count equals. Not in it: activations, and the few bytes of
 loss and flags that travel beside the gradients.
@@ -21,14 +21,14 @@ import pycomm
 from pycomm.buckets import layout
 from pycomm.testing import run_threads
 from trainer.config import FitConfig
-from trainer.data import DATA
 from trainer.errors import TrainerError
 from trainer.gradients import slots_of
 from trainer.optimizers import make_optimizer
+from trainer.preparation import Run, prepare
 from trainer.sampler import Sampler
-from trainer.train import build_model
 
 PROBE = 4096  # elements of a measurement
+LIMIT_S = 3600  # for the data and the model
 
 
 def dry_run(config: FitConfig, ranks: int, form: Literal["table", "json"] = "table") -> str:
@@ -44,9 +44,8 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
         raise TrainerError(f"ranks: expected 1 or more, got {ranks}")
     if config.strategy != "data_parallel":
         raise TrainerError(f"dry_run knows what data_parallel needs, not strategy {config.strategy!r}")
-    dataset = DATA.build(config.data, seed=config.seed, **config.data_options)
-    model = build_model(config, dataset)
-    optimizer = make_optimizer(config.optimizer, model.parameters(), config.lr, **config.optimizer_options)
+    run = run_threads(1, lambda comm: prepare(config, comm, ranks), timeout=LIMIT_S)[0]
+    model, optimizer = run.model, run.optimizer
     slots = [slot.place for slot in slots_of(model, optimizer)]
     _, sizes, dtypes = layout(slots, int(config.bucket_mb * 2**20))
     payload = {codec: _payload_bytes(sizes, dtypes, codec) for codec in pycomm.info()["codecs"]}
@@ -54,7 +53,7 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
         "ranks": ranks,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "bytes_per_rank": _held_bytes(model, config, sizes, dtypes),
-        **_samples(config, len(dataset.train[0]), ranks),
+        **_samples(run, config, ranks),
         "buckets": [
             {"elements": size, "dtype": dtype, "bytes": size * _itemsize(dtype)}
             for size, dtype in zip(sizes, dtypes, strict=True)
@@ -67,15 +66,14 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
     }
 
 
-def _samples(config: FitConfig, count: int, ranks: int) -> dict[str, Any]:
-    samplers = [
-        Sampler(count, config.global_batch_for(ranks), config.seed, rank, ranks) for rank in range(ranks)
-    ]
+def _samples(run: Run, config: FitConfig, ranks: int) -> dict[str, Any]:
+    count, batch = len(run.dataset.train[0]), run.sampler.global_batch
+    samplers = [Sampler(count, batch, config.seed, rank, ranks) for rank in range(ranks)]
     return {
-        "global_batch": samplers[0].global_batch,
+        "global_batch": batch,
         "samples_per_rank": sorted({len(sampler.batch(0).indices) for sampler in samplers}),
-        "steps_per_epoch": samplers[0].steps_per_epoch,
-        "steps": config.steps_for(samplers[0].steps_per_epoch),
+        "steps_per_epoch": run.sampler.steps_per_epoch,
+        "steps": run.steps,
     }
 
 
@@ -139,17 +137,17 @@ def _table(facts: dict[str, Any]) -> str:
         [
             f"{'ranks':<24}{facts['ranks']:,}",
             f"{'parameters':<24}{parameters:,}",
-            f"{'held per rank':<24}{_mb(sum(held.values()))}; bytes per parameter: {per_parameter}",
+            f"{'held per rank':<24}{_size(sum(held.values()))}; bytes per parameter: {per_parameter}",
             f"{'samples':<24}global batch {facts['global_batch']:,}, {shares} per rank and step",
             f"{'steps':<24}{facts['steps']:,}, {facts['steps_per_epoch']:,} per epoch",
             f"{'buckets':<24}{_buckets(facts['buckets'])}",
             f"{'ring stages':<24}{facts['ring_stages']:,} per bucket",
             "",
             _row("codec", codecs),
-            _row("payload per step", map(_mb, facts["payload_bytes"].values())),
-            _row("ring traffic per rank", map(_mb, facts["ring_bytes_per_rank"].values())),
+            _row("payload per step", map(_size, facts["payload_bytes"].values())),
+            _row("ring traffic per rank", map(_size, facts["ring_bytes_per_rank"].values())),
             "",
-            "MB are 10^6 bytes. Traffic is what a rank sends per step, and what it receives.",
+            "kB are 10^3 bytes, MB 10^6. Traffic is what a rank sends per step, and what it receives.",
         ]
     )
 
@@ -159,9 +157,11 @@ def _row(name: str, cells: Iterable[str]) -> str:
 
 
 def _buckets(buckets: list[dict[str, Any]]) -> str:
-    shown = [_mb(bucket["bytes"]) for bucket in buckets[:8]]
+    shown = [_size(bucket["bytes"]) for bucket in buckets[:8]]
     return f"{len(buckets):,}: {', '.join(shown)}{', …' if len(buckets) > len(shown) else ''}"
 
 
-def _mb(count: float | None) -> str:
-    return "refused" if count is None else f"{count / 1e6:,.2f} MB"
+def _size(count: float | None) -> str:
+    if count is None:
+        return "refused"
+    return f"{count / 1e6:,.2f} MB" if count >= 1e6 else f"{count / 1e3:,.2f} kB"

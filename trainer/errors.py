@@ -22,15 +22,19 @@ class TrainerError(RuntimeError):
 
 
 class CollectiveError(TrainerError):
-    """Every rank raises it at the same place, with the same message, and the communicator is still sound."""
+    """Every rank raises it at the same place, and the communicator is still sound."""
 
 
-class DivergedError(CollectiveError):
-    """A loss or gradient is no longer a finite number. `step`: the parameters are those after this step."""
+class StoppedError(CollectiveError):
+    """A run cannot go on. `step`: the parameters are those after this step, and as they should be."""
 
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
         self.step = step
+
+
+class DivergedError(StoppedError):
+    """A loss or gradient is no longer a finite number."""
 
 
 @contextmanager

@@ -6,11 +6,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from pycomm import Communicator
 from trainer.errors import CollectiveError, TrainerError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -41,22 +44,44 @@ def replacing(path: Path) -> Iterator[Path]:
         _to_disk(path.parent)  # the new name
 
 
-def on_rank_0(comm: Communicator, action: Callable[[], object]) -> None:
-    """Runs `action` on rank 0; blocks everywhere until it is done. Collective.
+def on_every_rank(comm: Communicator, action: Callable[[], T]) -> T:
+    """Runs `action` on every rank and returns its result when it is done on all. Blocks, collective.
 
-    A TrainerError there is raised on every rank, as a CollectiveError with its message.
+    A TrainerError on some is raised on all, as a CollectiveError with the message of the first such rank.
     """
-    message = b""
-    if comm.rank == 0:
-        try:
-            action()
-        except TrainerError as error:
-            message = f"rank 0: {error}".encode()
-    length = comm.broadcast(np.array([len(message)]))
-    if length[0]:
-        text = np.zeros(length[0], np.uint8)
-        text[: len(message)] = np.frombuffer(message, np.uint8)
-        raise CollectiveError(comm.broadcast(text).tobytes().decode())
+    failure: TrainerError | None = None
+    try:
+        result = action()
+    except CollectiveError:
+        raise  # every rank is here
+    except TrainerError as error:
+        failure = error
+    message = first_message(comm, failure)
+    if message:
+        raise CollectiveError(message) from failure
+    return result
+
+
+def on_rank_0(comm: Communicator, action: Callable[[], object]) -> None:
+    """The same, with an `action` that rank 0 alone has to do."""
+    on_every_rank(comm, action if comm.rank == 0 else lambda: None)
+
+
+def first_message(comm: Communicator, failure: TrainerError | None) -> str:
+    """What failed on the first rank where something did, with that rank unless all failed; "" if nothing did.
+
+    Collective, blocks.
+    """
+    message = b"" if failure is None else (str(failure) or repr(failure)).encode()
+    lengths = comm.all_gather(np.array([len(message)]))
+    if not lengths.any():
+        return ""
+    first = int(lengths.nonzero()[0][0])
+    text = np.zeros(lengths[first], np.uint8)
+    if comm.rank == first:
+        text[:] = np.frombuffer(message, np.uint8)
+    said = comm.broadcast(text, root=first).tobytes().decode()
+    return said if lengths.all() else f"rank {first}: {said}"
 
 
 def _to_disk(path: Path) -> None:

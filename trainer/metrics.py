@@ -1,13 +1,8 @@
-"""What a run leaves behind: metrics.jsonl, a row per step; summary.json; and a progress display. Rank 0 only.
-
-metrics.jsonl has in each row: step (from 1), epoch (from 0), loss (mean over the step's samples or tokens,
-before the update), samples (of all ranks), lr, step_ms, exposed_comm_ms, and after an evaluation `validation`
-or `eval`, the test split's. Times are rank 0's; step_ms is batch to update, without evaluation;
-exposed_comm_ms is from the end of backward to the last reduction.
-"""
+"""What a run leaves behind: metrics.jsonl (rows.py), summary.json; and a progress display. Rank 0 only."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -17,36 +12,41 @@ from typing import Any
 
 from tqdm import tqdm
 
-from trainer.files import replacing, writing
+from trainer.errors import TrainerError
+from trainer.files import replacing
+from trainer.rows import SPLIT_OF, RowWriter
 
 LINES = 10  # progress lines of a run where there is no terminal
-EVALUATIONS = ("validation", "eval")  # what a row calls them
+ROWS_FILE, SUMMARY_FILE = "metrics.jsonl", "summary.json"  # in a run's folder
 
 
 class Metrics:
-    """Keeps the rows; writes and shows them on rank 0. The file is whole up to the last row at any time."""
+    """Keeps the rows; writes and shows them on rank 0. Raises TrainerError, there, if out cannot be written.
+
+    A row that cannot be written is not raised but kept as `trouble`, for all ranks to be told together; no
+    row is written after it.
+    """
 
     def __init__(self, out: Path, rank: int, steps: int) -> None:
         self.rows: list[dict[str, Any]] = []
+        self.trouble: TrainerError | None = None
         self._steps = steps
         self._writes = rank == 0
         if not self._writes:
             return
-        self._summary = out / "summary.json"
-        self._path = out / "metrics.jsonl"
-        with writing(self._path):
-            out.mkdir(parents=True, exist_ok=True)
-            self._summary.unlink(missing_ok=True)
-            self._file = self._path.open("w", buffering=1)
+        self._summary = out / SUMMARY_FILE
+        self._file = RowWriter(out / ROWS_FILE)
         self._bar = tqdm(total=steps, unit="step", disable=None, dynamic_ncols=True)
 
     def add(self, row: dict[str, Any]) -> None:
         """Appends one step's row."""
         self.rows.append(row)
-        if not self._writes:
+        if not self._writes or self.trouble:
             return
-        with writing(self._path):
-            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        try:
+            self._file.add(row)
+        except TrainerError as error:
+            self.trouble = error
         if self._bar.disable:
             self._show_line(row)
         else:
@@ -54,8 +54,11 @@ class Metrics:
             self._bar.update()
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Raises TrainerError, on rank 0, if it cannot be written."""
+        """After the last row. Raises TrainerError, on rank 0, if it, or a row, cannot be written."""
+        if self.trouble:
+            raise self.trouble
         if self._writes:
+            self._file.close()
             with replacing(self._summary) as partial:
                 partial.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
@@ -76,7 +79,7 @@ class Metrics:
     ) -> None:
         if self._writes:
             self._bar.close()
-            with writing(self._path):
+            with contextlib.suppress(TrainerError):  # of a run without a summary: its first error says more
                 self._file.close()
 
     def _show_line(self, row: dict[str, Any]) -> None:
@@ -91,7 +94,7 @@ class Metrics:
 def _rounded(row: dict[str, Any]) -> dict[str, str]:
     return {
         f"{split}_{name}": f"{value:.4f}"
-        for split in EVALUATIONS
+        for split in SPLIT_OF
         for name, value in row.get(split, {}).items()
         if name != "count"
     }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainer.errors import TrainerError
+from trainer.registry import call, together
 
 # Learning rates that train the models at hand in a few epochs, not recommendations.
 OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], float]] = {
@@ -20,13 +21,13 @@ OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], float]] = {
 
 
 def make_optimizer(
-    name: str, parameters: Iterable[Tensor], lr: float | None, **options: Any
+    name: str, parameters: Iterable[Tensor], lr: float | None, /, **options: Any
 ) -> torch.optim.Optimizer:
     """`options` are the torch class's own, such as momentum or weight_decay."""
     if name not in OPTIMIZERS:
         raise TrainerError(f"no optimizer {name!r}; there is {', '.join(OPTIMIZERS)}")
     make, default_lr = OPTIMIZERS[name]
-    try:
-        return make(parameters, lr=default_lr if lr is None else lr, **options)
-    except (TypeError, ValueError) as error:
-        raise TrainerError(f"optimizer {name!r}: {error}") from error
+    decided = {"lr": default_lr if lr is None else lr}
+    return call(
+        f"optimizer {name!r}", make, parameters, **together("optimizer_options", options, decided, "--lr")
+    )

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pycomm import Communicator
 from trainer.config import CONFIG_FILE, PredictConfig, read_config
-from trainer.data import DATA, Dataset
+from trainer.data import Dataset, Split
 from trainer.errors import TrainerError
 from trainer.evaluate import forwards, share
-from trainer.files import on_rank_0, replacing
-from trainer.train import build_model
-from trainer.weights import FINAL, load_weights
+from trainer.files import on_every_rank, on_rank_0, replacing
+from trainer.preparation import build_dataset, build_model
+from trainer.state import data_sha256
+from trainer.weights import FINAL, load_weights, trained_on
 
 
 def predict(config: PredictConfig, comm: Communicator) -> dict[str, Any]:
@@ -26,24 +28,45 @@ def predict(config: PredictConfig, comm: Communicator) -> dict[str, Any]:
     text, the output itself for regression. Model, seed and options come from the run. Every rank computes
     part `rank` of numpy.array_split(samples, size), and rank 0 writes. Collective, blocks.
     """
-    config.check()
+    on_every_rank(comm, config.check)
     torch.set_num_threads(config.threads or max(1, comm.cores))
+    trained = on_every_rank(comm, lambda: _load(config))
+    task, split = trained.dataset.task, trained.split
+    parts = [task.predict(outputs) for outputs, _ in forwards(trained.model, task, split, comm)]
+    predictions = _gather(torch.cat(parts) if parts else None, len(split[0]), comm)
+    on_rank_0(comm, lambda: _write(config.out, predictions))
+    return {"weights": trained.weights, "step": trained.step, "count": len(split[0])}
+
+
+@dataclass
+class _Trained:
+    weights: Path
+    step: int
+    model: nn.Module
+    dataset: Dataset
+    split: Split
+
+
+def _load(config: PredictConfig) -> _Trained:
     weights = config.weights / FINAL if config.weights.is_dir() else config.weights
     run = read_config(weights.parent / CONFIG_FILE)
     run.check()
     data = config.data or run.data
-    options = {**(run.data_options if data == run.data else {}), **config.data_options}
-    dataset = DATA.build(data, seed=run.seed, **options)
+    own = data == run.data
+    options = {**(run.data_options if own else {}), **config.data_options}
+    dataset = build_dataset(data, run.seed, options)
     model = build_model(run, dataset)
     step = load_weights(weights, model)
-    split = _split(dataset, data, config.split)
-    parts = [dataset.task.predict(outputs) for outputs, _ in forwards(model, dataset.task, split, comm)]
-    predictions = _gather(torch.cat(parts) if parts else None, len(split[0]), comm)
-    on_rank_0(comm, lambda: _write(config.out, predictions))
-    return {"weights": weights, "step": step, "count": len(split[0])}
+    if own and data_sha256(dataset) != trained_on(weights):
+        raise TrainerError(
+            f"data {data!r} with {options or 'no options'} is not, bit for bit, what {weights} learned, "
+            f"and a split of it may hold training samples: expected the run's options "
+            f"({run.data_options or 'none'}), files and versions, or a data set of another name"
+        )
+    return _Trained(weights, step, model, dataset, _split(dataset, data, config.split))
 
 
-def _split(dataset: Dataset, data: str, name: str) -> tuple[Tensor, Tensor]:
+def _split(dataset: Dataset, data: str, name: str) -> Split:
     splits = dataset.splits()
     if name not in splits:
         raise TrainerError(

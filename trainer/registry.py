@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from trainer.errors import TrainerError
@@ -49,18 +51,13 @@ class Registry(Generic[T]):
             raise TrainerError(f"no {self.kind} {name!r}; there is {', '.join(self.names())}")
         return self._factories[name]
 
-    def build(self, name: str, *args: Any, **options: Any) -> T:
-        """Calls the factory. Raises TrainerError for options it does not take, with those it takes."""
-        factory = self.factory(name)
-        signature = inspect.signature(factory)
-        try:
-            signature.bind(*args, **options)
-        except TypeError as error:
-            takes = list(signature.parameters)[len(args) :]
-            raise TrainerError(
-                f"{self.kind} {name!r}: {error}; it takes {', '.join(takes) or 'no options'}"
-            ) from None
-        return factory(*args, **options)
+    def build(self, name: str, /, *args: Any, **options: Any) -> T:
+        """Calls the factory, as call() does."""
+        return call(f"{self.kind} {name!r}", self.factory(name), *args, **options)
+
+    def bind(self, name: str, /, *args: Any, **options: Any) -> dict[str, Any]:
+        """What the factory would get, defaults included. Raises TrainerError as bind() does."""
+        return bind(f"{self.kind} {name!r}", self.factory(name), *args, **options)
 
     def _load(self) -> None:
         if self._loaded:
@@ -69,3 +66,45 @@ class Registry(Generic[T]):
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self._package}.{module.name}")
         self._loaded = True
+
+
+def bind(what: str, make: Callable[..., Any], /, *args: Any, **options: Any) -> dict[str, Any]:
+    """All arguments of make(*args, **options), by name; it is not called.
+
+    Raises TrainerError for options it does not take, with those it takes.
+    """
+    signature = inspect.signature(make)
+    try:
+        bound = signature.bind(*args, **options)
+    except TypeError as error:
+        takes = list(signature.parameters)[len(args) :]
+        raise TrainerError(f"{what}: {error}; it takes {', '.join(takes) or 'no options'}") from None
+    bound.apply_defaults()
+    return bound.arguments
+
+
+def call(what: str, make: Callable[..., T], /, *args: Any, **options: Any) -> T:
+    """make(*args, **options).
+
+    Raises TrainerError for options that it does not take, with those it takes, and for the TypeError or
+    ValueError of one that cannot work with their values, with what it got and where it failed.
+    """
+    bind(what, make, *args, **options)
+    try:
+        return make(*args, **options)
+    except (TypeError, ValueError) as error:
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        said = str(error).partition("\n")[0]
+        raise TrainerError(
+            f"{what} with {given or 'no options'}: {type(error).__name__}: {said} "
+            f"({Path(place.filename).name}, line {place.lineno})"
+        ) from error
+
+
+def together(name: str, options: Mapping[str, Any], decided: Mapping[str, Any], by: str) -> dict[str, Any]:
+    """The options given as `name`, and those `decided` by something else. TrainerError for one in both."""
+    both = options.keys() & decided.keys()
+    if both:
+        raise TrainerError(f"{name}: {', '.join(sorted(both))} is decided by {by}")
+    return {**decided, **options}

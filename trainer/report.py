@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from trainer.errors import TrainerError
+from trainer.files import replacing
+from trainer.rows import SPLIT_OF, read_rows
 
 
 def report(run: Path, out: Path) -> None:
-    """Writes the picture `out`; raises TrainerError if `run` holds no run."""
-    metrics = run / "metrics.jsonl"
-    if not metrics.is_file():
-        raise TrainerError(f"{metrics} does not exist: expected the folder given to fit as --out")
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    """Writes the picture `out`, in the format of its ending.
+
+    Raises TrainerError if `run` holds no run, or `out` cannot be written or has another ending.
+    """
+    rows = read_rows(run / "metrics.jsonl")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
+    formats = figure.canvas.get_supported_filetypes()
+    form = out.suffix.removeprefix(".").lower()
+    if form not in formats:
+        raise TrainerError(f"{out}: expected a picture's ending, one of {', '.join(sorted(formats))}")
     axes = figure.subplots()
     axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], linewidth=1, label="training")
-    for name, label in (("validation", "validation"), ("eval", "test")):
-        evaluated = [row for row in rows if name in row]
+    for key, split in SPLIT_OF.items():
+        evaluated = [row for row in rows if key in row]
         if evaluated:
-            axes.plot(
-                [row["step"] for row in evaluated],
-                [row[name]["loss"] for row in evaluated],
-                "o-",
-                label=label,
-            )
+            steps, losses = zip(*((row["step"], row[key]["loss"]) for row in evaluated), strict=True)
+            axes.plot(steps, losses, "o-", label=split)
     axes.set(xlabel="step", ylabel="loss", title=str(run))
     axes.legend()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out)
+    with replacing(out) as partial:
+        figure.savefig(partial, format=form)

@@ -6,8 +6,8 @@ before it, step s of them has s / (warmup + 1) of the learning rate, and the ste
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from trainer.errors import TrainerError
+from trainer.registry import call
 
 Schedule = Callable[..., LRScheduler]  # (optimizer, steps, **options)
 
@@ -38,14 +39,14 @@ def cosine(optimizer: Optimizer, steps: int, final: float = 0.0) -> LRScheduler:
     """Falls along half a cosine, to `final` of the learning rate after the last step (Loshchilov and Hutter,
     "SGDR", ICLR 2017, without restarts)."""
     if not 0 <= final <= 1:
-        raise ValueError(f"final: expected 0 to 1, got {final}")
+        raise TrainerError(f"schedule 'cosine': final: expected 0 to 1, got {final}")
     return CosineAnnealingLR(optimizer, T_max=steps, eta_min=final * optimizer.param_groups[0]["initial_lr"])
 
 
 def step(optimizer: Optimizer, steps: int, every: int | None = None, gamma: float = 0.1) -> LRScheduler:
     """Multiplied by `gamma` after every so many steps (a third of the run if not given)."""
     if every is not None and every < 1:
-        raise ValueError(f"every: expected 1 or more, got {every}")
+        raise TrainerError(f"schedule 'step': every: expected 1 or more, got {every}")
     return StepLR(optimizer, step_size=every or -(-steps // 3), gamma=gamma)
 
 
@@ -53,24 +54,17 @@ SCHEDULES: dict[str, Schedule] = {"constant": constant, "linear": linear, "cosin
 
 
 def make_schedule(
-    name: str, optimizer: Optimizer, steps: int, warmup: int = 0, **options: Any
+    name: str, optimizer: Optimizer, steps: int, warmup: int = 0, /, **options: Any
 ) -> LRScheduler:
     """`steps` of the whole run, warm-up included; `options` are the schedule's own."""
     if name not in SCHEDULES:
         raise TrainerError(f"no schedule {name!r}; there is {', '.join(SCHEDULES)}")
     if not 0 <= warmup < steps:
         raise TrainerError(f"warmup_steps: expected 0 to {steps - 1}, less than the run's, got {warmup}")
-    make = SCHEDULES[name]
-    unknown = options.keys() - list(inspect.signature(make).parameters)[2:]
-    if unknown:
-        takes = ", ".join(list(inspect.signature(make).parameters)[2:]) or "no options"
-        raise TrainerError(f"schedule {name!r}: no option {', '.join(sorted(unknown))}; it takes {takes}")
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
-    try:
-        if not warmup:
-            return make(optimizer, steps, **options)
-        rising = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
-        return SequentialLR(optimizer, [rising, make(optimizer, steps - warmup, **options)], [warmup])
-    except (TypeError, ValueError) as error:
-        raise TrainerError(f"schedule {name!r}: {error}") from error
+    make = partial(call, f"schedule {name!r}", SCHEDULES[name], optimizer)
+    if not warmup:
+        return make(steps, **options)
+    rising = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
+    return SequentialLR(optimizer, [rising, make(steps - warmup, **options)], [warmup])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +28,17 @@ def broadcast(tensors: Iterable[Tensor], comm: Communicator) -> None:
 
 def parameters_sha256(model: nn.Module) -> str:
     """Hash of all parameters in name order: names, dtypes, shapes and bits."""
-    return _sha256(sorted(model.named_parameters()))
+    return tensors_sha256(dict(model.named_parameters()))
 
 
 def state_sha256(model: nn.Module) -> str:
     """The same with the buffers."""
-    return _sha256(sorted([*model.named_parameters(), *model.named_buffers()]))
+    return tensors_sha256(dict([*model.named_parameters(), *model.named_buffers()]))
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """The same of tensors by name."""
+    return _sha256(sorted(tensors.items()))
 
 
 def data_sha256(dataset: Dataset) -> str:

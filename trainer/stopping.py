@@ -30,6 +30,10 @@ class Stopping:
             self._fruitless += 1
         return self.patience is not None and self._fruitless >= self.patience
 
+    @property
+    def best_step(self) -> int | None:
+        return self.best and self.best[0]
+
     def __str__(self) -> str:
         return (
             f"the validation loss has not improved by more than {self._tolerance:g} "

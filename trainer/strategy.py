@@ -10,7 +10,7 @@ The loop in train.py calls, for every step:
 
     strategy.before_forward(batch)      # parameters are valid when it returns
     ... forward, then strategy.loss(sum of this rank's losses, batch).backward(); neither without a sample ...
-    strategy.synchronize()              # gradients are combined, and may be read
+    strategy.synchronize()              # gradients are combined if the strategy does that, and may be read
     strategy.step()                     # parameters are updated (or on their way)
 
 and `bucket_ready(k)` comes from within backward when the gradients of bucket k are in place, if the
@@ -29,21 +29,21 @@ from trainer.registry import Registry
 from trainer.sampler import Batch
 
 Overlap = Literal["auto", "on", "off"]
-Reduction = Literal["global_mean", "rank_mean", "sum"]
+GradReduction = Literal["global_mean", "rank_mean", "sum"]
 
 
 @dataclass(frozen=True)
 class Wire:
     """How gradients travel and are combined, for strategies that send some.
 
-    reduction: "global_mean", the sum of all losses divided by their global count; or, for study, "rank_mean",
-    the mean over ranks of each rank's own mean, and "sum", the sum of these means.
+    grad_reduction: "global_mean", the sum of all losses divided by their global count; or, for study,
+    "rank_mean", the mean over ranks of each rank's own mean, and "sum", the sum of these means.
     """
 
     codec: str = "none"
     overlap: Overlap = "auto"
     bucket_bytes: int = 25 << 20
-    reduction: Reduction = "global_mean"
+    grad_reduction: GradReduction = "global_mean"
 
 
 class Strategy(ABC):
@@ -51,6 +51,9 @@ class Strategy(ABC):
 
     # Seconds of the last synchronize() or step() that were spent waiting for other ranks' data.
     exposed_s: float = 0.0
+    # Whether all ranks hold the same gradients after synchronize(). Where they may not, a gradient that is
+    # not finite is told to all by one more small all-gather in each step.
+    equal_gradients: bool = False
 
     def before_forward(self, batch: Batch | None) -> None:  # noqa: B027
         """Blocks until the parameters may be read. `batch` is None before an evaluation."""

@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy
 import torch
-from torch import nn
 
 import pycomm
 from pycomm import Communicator
 from trainer.config import FitConfig
 from trainer.data import Dataset
-from trainer.evaluations import Evaluations
 from trainer.metrics import Metrics
+from trainer.preparation import Run
+from trainer.rows import SPLIT_OF
 from trainer.sampler import Sampler
 from trainer.state import check_equal, parameters_sha256
+from trainer.weights import BEST
 
 
 def headline(config: FitConfig, comm: Communicator, sampler: Sampler, dataset: Dataset) -> str:
@@ -42,26 +43,24 @@ def _batch(config: FitConfig, size: int, sampler: Sampler, samples: int) -> str:
     return f"global batch {sampler.global_batch} ({per_rank})"
 
 
-def summary(
-    config: FitConfig, model: nn.Module, metrics: Metrics, evaluations: Evaluations, comm: Communicator
-) -> dict[str, Any]:
+def summary(config: FitConfig, run: Run, metrics: Metrics, comm: Communicator) -> dict[str, Any]:
     """Raises CollectiveError if ranks hold different parameters. Collective."""
-    param_sha256 = parameters_sha256(model)
+    param_sha256 = parameters_sha256(run.model)
     check_equal(param_sha256, comm, "the trained parameters")
-    best = evaluations.stopping.best
+    best = run.validation.stopping.best
     return {
         "strategy": config.strategy,
         "world_size": comm.size,
         "steps": len(metrics.rows),
-        "ended": evaluations.ended,
-        "best": best and {"step": best[0], "validation_loss": best[1]},
-        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "ended": run.validation.ended,
+        "best": best and {"step": best[0], "validation_loss": best[1], "weights": BEST},
+        "params": sum(parameter.numel() for parameter in run.model.parameters()),
         "loss_first": metrics.rows[0]["loss"],
         "loss_last": metrics.rows[-1]["loss"],
-        "validation": metrics.rows[-1].get("validation"),
-        "eval": metrics.rows[-1]["eval"],
+        **{key: metrics.rows[-1].get(key) for key in SPLIT_OF},
         **metrics.timing(),
         "param_sha256": param_sha256,
+        "data_sha256": run.data_sha256,
         "transport": comm.transport,
         "codec": config.codec,
         "versions": _versions(),

@@ -1,11 +1,15 @@
-"""A model's parameters and buffers as one safetensors file, by name. The number of ranks appears nowhere.
+"""A model's `state_dict` as one safetensors file, by name. The number of ranks appears nowhere.
 
-A parameter that is used in several places is stored once. The header says after which step the weights are,
-and their hash, so that a file that was altered, or belongs to another model, is refused.
+Every name has its tensor, so that `model.load_state_dict(safetensors.torch.load_file(path))` takes the file
+anywhere; a parameter that is used in several places is stored under each of its names. The header says after
+which step the weights are, on which data they were trained, and their hash, so that a file that was altered,
+or belongs to another model, is refused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,23 +19,25 @@ from torch import Tensor, nn
 
 from trainer.errors import TrainerError
 from trainer.files import replacing
-from trainer.state import state_sha256
+from trainer.state import tensors_sha256
 
-FINAL, LAST_GOOD = "model.safetensors", "last_good.safetensors"  # their names in a run's folder
+# Their names in a run's folder: after the last step, at the lowest validation loss, before a failure.
+FINAL, BEST, LAST_GOOD = "model.safetensors", "best.safetensors", "last_good.safetensors"
 
 
-def save_weights(path: Path, model: nn.Module, step: int) -> None:
+def save_weights(path: Path, model: nn.Module, step: int, data_sha256: str = "") -> None:
     """Writes `path`; an earlier file of that name stays until the new one is on the disk. One rank calls it.
 
     Raises TrainerError if it cannot be written.
     """
-    tensors = {name: tensor.contiguous() for name, tensor in _state(model).items()}
-    header = {"format": "pt", "step": str(step), "state_sha256": state_sha256(model)}
+    state = _state(model)
+    header = {"format": "pt", "step": str(step), "data_sha256": data_sha256}
+    header["state_sha256"] = tensors_sha256(state)
     with replacing(path) as partial:
         partial.touch()
         mode = partial.stat().st_mode
         try:
-            save_file(tensors, partial, header)
+            save_file(_apart(state), partial, header)
         except SafetensorError as error:
             raise OSError(str(error)) from error
         partial.chmod(mode)  # safetensors makes files that only their owner can read
@@ -43,19 +49,17 @@ def load_weights(path: Path, model: nn.Module) -> int:
     Raises TrainerError for a file that is missing, damaged or of another model; the model may then have
     some of its tensors.
     """
-    if not path.is_file():
-        raise TrainerError(f"{path} does not exist: expected weights that fit has written")
-    try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            if not header.keys() >= {"step", "state_sha256"}:
-                raise TrainerError(f"{path} was not written by fit: its header names no step and no hash")
-            _fill(_state(model), {name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
-    except SafetensorError as error:
-        raise TrainerError(f"{path} is damaged: {error}") from error
-    if header["state_sha256"] != state_sha256(model):
+    with _opened(path) as (file, header):
+        _fill(_state(model), {name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
+    if header["state_sha256"] != tensors_sha256(_state(model)):
         raise TrainerError(f"{path} is damaged: its tensors have another hash than when they were written")
     return int(header["step"])
+
+
+def trained_on(path: Path) -> str:
+    """The hash of the data that the weights were trained on. Raises TrainerError as load_weights() does."""
+    with _opened(path) as (_, header):
+        return header["data_sha256"]
 
 
 def finite(model: nn.Module) -> bool:
@@ -63,8 +67,40 @@ def finite(model: nn.Module) -> bool:
     return all(bool(tensor.isfinite().all()) for tensor in _state(model).values())
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[safe_open, dict[str, str]]]:
+    """The file and its header."""
+    if not path.is_file():
+        raise TrainerError(f"{path} does not exist: expected weights that fit has written")
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            if not header.keys() >= {"step", "data_sha256", "state_sha256"}:
+                raise TrainerError(f"{path} was not written by fit: its header names no step and no hash")
+            yield file, header
+    except SafetensorError as error:
+        raise TrainerError(f"{path} is damaged: {error}") from error
+
+
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    state = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise TrainerError(f"weights are tensors: the model's state has {name} of {type(value).__name__}")
+    return state
+
+
+def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors, no two of which share memory."""
+    apart: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        storage = tensor.untyped_storage().data_ptr()
+        apart[name] = (
+            tensor.clone(memory_format=torch.contiguous_format) if storage in seen else tensor.contiguous()
+        )
+        seen.add(storage)
+    return apart
 
 
 def _fill(state: dict[str, Tensor], stored: dict[str, Tensor], path: Path) -> None:

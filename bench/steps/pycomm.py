@@ -18,7 +18,7 @@ class Pycomm(Step):
     def __init__(self, options: Sequence[str], workload: Workload, ranks: Ranks) -> None:
         chosen = _arguments(options)
         super().__init__((), workload, ranks)
-        self._parallel = DataParallel(self.model, ranks.comm, self.optimizer, reduction="mean", **chosen)
+        self._parallel = DataParallel(self.model, ranks.comm, self.optimizer, loss_reduction="mean", **chosen)
 
     def close(self) -> None:
         self._parallel.close()

@@ -28,6 +28,7 @@ from tests.seeds.training import (
     rows_of,
 )
 from trainer import DATA
+from trainer.weights import load_weights
 
 FIT = "fit --data linear --data_options.count 1250 --model linear --optimizer sgd --lr 0.01 --global_batch 10"
 
@@ -75,7 +76,16 @@ def test_four_ranks_that_sum_their_means_diverge_and_say_so(tmp_path: Path, tabl
     ended = run(4, "-m", "trainer", *FIT.split(), *arguments, limit_s=90)
     assert ended.status != 0, ended
     losses = [row["loss"] for row in rows_of(tmp_path)]
-    said = re.search(r"DivergedError: (the loss is (?:nan|inf) at step (\d+)) on rank [0-3]", ended.stderr)
-    assert said, ended
+    said = re.findall(
+        r"\[rank (\d)\] trainer.errors.DivergedError: (the loss is \S+ at step \d+) on rank [\d, ]+ \(of 4\)"
+        r".*last_good.safetensors has the parameters after step (\d+)$",
+        ended.stderr,
+        re.MULTILINE,
+    )
+    steps, expected = len(losses), f"the loss is inf at step {len(losses) + 1}"
     table.at_least("means summed: last finite loss", 1e6, losses[-1], ranks=4)
-    table.equal("means summed: ends with", f"the loss is inf at step {len(losses) + 1}", said[1], ranks=4)
+    table.equal("means summed: ends with", {expected}, {loss for _, loss, _ in said}, ranks=4)
+    table.equal("means summed: said by ranks", list("0123"), sorted(rank for rank, _, _ in said), ranks=4)
+    table.equal("means summed: kept after step", {str(steps)}, {step for _, _, step in said}, ranks=4)
+    assert load_weights(tmp_path / "last_good.safetensors", nn.Linear(1, 1)) == steps
+    assert not (tmp_path / "summary.json").exists()

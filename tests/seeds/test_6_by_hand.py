@@ -33,7 +33,7 @@ def one_step(comm: Communicator) -> dict[str, list[float]]:
         model.bias.zero_()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     points, targets = (part.tensor_split(comm.size)[comm.rank] for part in (POINTS, TARGETS))
-    with DataParallel(model, comm, optimizer, reduction="sum", global_count=1):
+    with DataParallel(model, comm, optimizer, loss_reduction="sum", global_count=1):
         (0.5 * (model(points).sigmoid() - targets) ** 2).sum().backward()
         optimizer.step()
     shown = {"dW": model.weight.grad, "db": model.bias.grad, "W": model.weight, "b": model.bias}

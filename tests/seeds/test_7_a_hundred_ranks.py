@@ -89,7 +89,9 @@ def train(
     parameters = list(model.parameters())
     optimizer = torch.optim.SGD(parameters, lr=RATE)
     sent, steps = [], []
-    with DataParallel(model, comm, optimizer, reduction="sum", global_count=SAMPLES, codec=codec) as parallel:
+    with DataParallel(
+        model, comm, optimizer, loss_reduction="sum", global_count=SAMPLES, codec=codec
+    ) as parallel:
         for _ in range(STEPS):
             before = flat(parameters) if comm.rank == 0 else None
             optimizer.zero_grad()

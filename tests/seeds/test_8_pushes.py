@@ -60,7 +60,7 @@ def all_reduced(comm: Communicator, rate: float, m: int) -> Tensor:
         model.weight.copy_(weights)
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     inputs, targets = (part.tensor_split(comm.size)[comm.rank] for part in (inputs, targets))
-    with DataParallel(model, comm, optimizer, reduction="sum", global_count=m * comm.size):
+    with DataParallel(model, comm, optimizer, loss_reduction="sum", global_count=m * comm.size):
         (0.5 * (model(inputs) - targets) ** 2).sum().backward()
         optimizer.step()
     return model.weight.detach()

@@ -71,7 +71,7 @@ def on_ranks(training: Training, ranks: int) -> list[Trace]:
 def _one_rank(comm: Communicator, training: Training) -> Trace:
     model, trace, sampler = copy.deepcopy(training.model), Trace(), training.sampler(comm.rank, comm.size)
     optimizer = training.optimizer(model.parameters())
-    with DataParallel(model, comm, optimizer, reduction="sum") as parallel:
+    with DataParallel(model, comm, optimizer, loss_reduction="sum") as parallel:
         for step in range(training.steps):
             batch = sampler.batch(step)
             parallel.global_count = batch.global_count

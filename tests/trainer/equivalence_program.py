@@ -50,7 +50,7 @@ Trace = tuple[list[torch.Tensor], list[float]]  # gradients of the first step, l
 
 
 def one_process(data: Dataset, model: nn.Module, optimizer_name: str, global_batch: int) -> Trace:
-    optimizer = make_optimizer(optimizer_name, model.parameters(), lr=0.01)
+    optimizer = make_optimizer(optimizer_name, model.parameters(), 0.01)
     sampler = Sampler(len(data.train[0]), global_batch, seed=5)
     gradients: list[torch.Tensor] = []
     losses = []
@@ -73,12 +73,12 @@ def data_parallel(
     global_batch: int,
     overlap: str,
 ) -> Trace:
-    optimizer = make_optimizer(optimizer_name, model.parameters(), lr=0.01)
+    optimizer = make_optimizer(optimizer_name, model.parameters(), 0.01)
     sampler = Sampler(len(data.train[0]), global_batch, 5, comm.rank, comm.size)
     gradients: list[torch.Tensor] = []
     losses = []
     with DataParallel(
-        model, comm, optimizer, reduction="sum", overlap=overlap, bucket_bytes=BUCKET_BYTES
+        model, comm, optimizer, loss_reduction="sum", overlap=overlap, bucket_bytes=BUCKET_BYTES
     ) as parallel:
         for step in range(STEPS):
             batch = sampler.batch(step)

@@ -69,7 +69,7 @@ def on_ranks(size: int, make: Callable[[], nn.Module], body: Callable, **options
                 for parameter in model.parameters():
                     parameter.add_(comm.rank)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        settings = {"reduction": "sum", "global_count": COUNT, "bucket_bytes": 64, **options}
+        settings = {"loss_reduction": "sum", "global_count": COUNT, "bucket_bytes": 64, **options}
         with DataParallel(model, comm, optimizer, **settings) as parallel:
             return body(parallel, model, optimizer, comm)
 

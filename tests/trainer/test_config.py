@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from pycomm.testing import run_threads
@@ -65,22 +68,11 @@ def test_print_config_prints_a_file_that_config_takes(
     tmp_path: Path, parsed: list[FitConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(
-            [
-                "fit",
-                "--data",
-                "linear",
-                "--lr",
-                "0.5",
-                "--optimizer_options.momentum",
-                "0.5",
-                "--print_config",
-            ]
-        )
+        main(["fit", "--data", "linear", "--lr", "0.5", "--optimizer_options.eps", "0.5", "--print_config"])
     assert caught.value.code == 0
     (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
     main(["fit", "--config", str(tmp_path / "printed.yaml")])
-    assert parsed == [FitConfig(data="linear", lr=0.5, optimizer_options={"momentum": 0.5})]
+    assert parsed == [FitConfig(data="linear", lr=0.5, optimizer_options={"eps": 0.5})]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +101,9 @@ def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("data: linear\nnonesuch: 1\n", r"config.yaml: expected options of fit, got \['nonesuch'\]"),
+        ("data: linear\nnonesuch: 1\n", r"config.yaml: expected options of fit: .*'nonesuch'"),
+        ("steps: abc\n", r'config.yaml: expected options of fit: (?s:.*)"steps"(?s:.*)abc'),
+        ("optimizer: lion\n", r'config.yaml: expected options of fit: (?s:.*)"optimizer"(?s:.*)lion'),
         ("- 1\n", r"config.yaml: expected options of fit, got \[1\]"),
         ("data: [\n", r"config.yaml is no YAML file"),
     ],
@@ -135,11 +129,57 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         ({"warmup_steps": -1}, "warmup_steps: expected 0 or more, got -1"),
         ({"eval_every_epochs": -1}, "eval_every_epochs: expected 0 or more, got -1"),
         ({"batch_per_rank": 0}, "batch_per_rank: expected 1 or more, got 0"),
+        ({"tolerance": math.nan}, "tolerance: expected 0 or more, got nan"),
+        ({"lr": math.inf}, "lr: expected more than 0, got inf"),
+        ({"bucket_mb": math.inf}, "bucket_mb: expected more than 0, got inf"),
+        ({"steps": 10, "warmup_steps": 10}, "warmup_steps: expected 0 to 9, less than the run's, got 10"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(TrainerError, match=message):
         FitConfig(**options).check()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data_options": {"cuont": 3}}, r"data 'linear': .*'cuont'; it takes seed, count, test_fraction"),
+        ({"data_options": {"seed": 3}}, "data_options: seed is decided by --seed"),
+        ({"optimizer_options": {"momentum": 1}}, r"optimizer 'adam': .*'momentum'; it takes lr, betas, eps"),
+        ({"optimizer_options": {"lr": 1}}, "optimizer_options: lr is decided by --lr"),
+        ({"optimizer_options": {"betas": [2, 0]}}, r"optimizer 'adam' with .*Invalid beta parameter"),
+        ({"schedule": "step", "schedule_options": {"every": 0}}, "every: expected 1 or more, got 0"),
+        ({"strategy_options": {"evry": 3}}, r"strategy 'data_parallel': .*'evry'; it takes no options"),
+        ({"patience": 2, "eval_every": 5}, "patience needs a validation split: set data_options"),
+        ({"data_options": {"count": np.int64(9)}}, r"data_options.count: expected text, .* got .* of int64"),
+        ({"model_options": {"path": Path("x")}}, r"model_options.path: expected text, .* of PosixPath"),
+    ],
+)
+def test_options_are_checked_before_a_run_starts(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainerError, match=message):
+        FitConfig(data="linear", model="linear", **options).check()
+
+
+def test_paths_may_be_text_and_a_plugin_may_be_one() -> None:
+    assert FitConfig(out="runs/x", plugin="json") == FitConfig(out=Path("runs/x"), plugin=["json"])
+    assert PredictConfig("runs/x", out="p.npy") == PredictConfig(Path("runs/x"), out=Path("p.npy"))
+
+
+@pytest.mark.parametrize("words", [["json"], ["[json]"], ["[json, csv]"]])
+def test_plugins_are_one_word_or_a_list(words: list[str], parsed: list[FitConfig]) -> None:
+    main(["fit", "--data", "linear", "--model", "linear", "--plugin", *words])
+    assert parsed[0].plugin == (["json", "csv"] if "csv" in words[0] else ["json"])
+
+
+def test_what_a_file_has_set_can_be_unset(
+    tmp_path: Path, parsed: list[FitConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text("data: linear\nmodel: linear\nsteps: 50\neval_every: 5\n")
+    arguments = ["fit", "--config", str(tmp_path / "run.yaml")]
+    assert "--steps null unsets what a file has set" in refused([*arguments, "--epochs", "1"], capsys)
+    assert "--eval_every 0 unsets" in refused([*arguments, "--eval_every_epochs", "1"], capsys)
+    main([*arguments, "--epochs", "1", "--steps", "null", "--eval_every_epochs", "1", "--eval_every", "0"])
+    assert (parsed[0].steps, parsed[0].epochs, parsed[0].evaluation_steps_for(7)) == (None, 1, 7)
 
 
 def test_predict_checks_before_it_starts(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_mean_averages_the_means_of_ranks(size: int) -> None:
     model = small_model()
     for inputs, targets in zip(*(tensor.tensor_split(size) for tensor in batch()), strict=True):
         (functional.mse_loss(model(inputs), targets) / size).backward()
-    for got in on_ranks(size, small_model, body, reduction="mean", global_count=None):
+    for got in on_ranks(size, small_model, body, loss_reduction="mean", global_count=None):
         assert_equal_gradients(got, gradients_of(model))
 
 
@@ -119,7 +119,7 @@ def test_close_leaves_no_hook_behind() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     def rank(comm: Communicator) -> None:
-        with DataParallel(model, comm, optimizer, reduction="sum", global_count=7):
+        with DataParallel(model, comm, optimizer, loss_reduction="sum", global_count=7):
             pass
 
     run_threads(1, rank)

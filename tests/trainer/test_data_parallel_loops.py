@@ -74,7 +74,7 @@ def test_an_optimizer_that_replaces_gradients_is_followed() -> None:
     def rank(comm: Communicator) -> dict:
         model = copy.deepcopy(original)
         optimizer = ReplacingSGD(model.parameters(), lr=0.1)
-        with DataParallel(model, comm, optimizer, reduction="sum", global_count=COUNT):
+        with DataParallel(model, comm, optimizer, loss_reduction="sum", global_count=COUNT):
             for seed in range(3):
                 backward(model, comm, seed)
                 optimizer.step()
@@ -122,7 +122,7 @@ def test_a_gradient_accumulated_only_within_no_sync_is_reduced() -> None:
 
     def rank(comm: Communicator) -> dict:
         model = copy.deepcopy(original)
-        with DataParallel(model, comm, reduction="sum", global_count=3) as parallel:
+        with DataParallel(model, comm, loss_reduction="sum", global_count=3) as parallel:
             with parallel.no_sync():
                 (model(batch()[0], (0, 1)).sum() * (comm.rank + 1)).backward()
             (model(batch()[0], (0,)).sum() * (comm.rank + 1)).backward()

@@ -82,16 +82,16 @@ def one_rank(make: Callable[[Communicator], object]) -> None:
         (lambda comm: DataParallel(nn.ReLU(), comm), "no parameter that requires a gradient"),
         (lambda comm: DataParallel(nn.LazyLinear(3), comm), "has no shape yet"),
         (
-            lambda comm: DataParallel(nn.Linear(1, 1), comm, reduction="max"),
-            "reduction: expected mean or sum",
+            lambda comm: DataParallel(nn.Linear(1, 1), comm, loss_reduction="max"),
+            "loss_reduction: expected mean or sum",
         ),
         (
             lambda comm: DataParallel(nn.Linear(1, 1), comm, overlap="maybe"),
             "overlap: expected auto, on or off",
         ),
-        (lambda comm: DataParallel(nn.Linear(1, 1), comm, global_count=3), "belongs to reduction 'sum'"),
+        (lambda comm: DataParallel(nn.Linear(1, 1), comm, global_count=3), "belongs to loss_reduction 'sum'"),
         (
-            lambda comm: DataParallel(nn.Linear(1, 1), comm, reduction="sum", global_count=0),
+            lambda comm: DataParallel(nn.Linear(1, 1), comm, loss_reduction="sum", global_count=0),
             "global_count: expected 1 or more, got 0",
         ),
         (
@@ -112,7 +112,7 @@ def test_sum_without_a_count_is_an_error_at_the_first_gradient() -> None:
     model = nn.Linear(2, 1)
 
     def rank(comm: Communicator) -> None:
-        with DataParallel(model, comm, reduction="sum"):
+        with DataParallel(model, comm, loss_reduction="sum"):
             model(torch.ones(1, 2)).sum().backward()
 
     with pytest.raises(TrainerError, match="needs global_count"):

@@ -38,7 +38,7 @@ def test_a_parameter_that_no_rank_used_keeps_no_gradient(overlap: str) -> None:
         model = copy.deepcopy(original)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.5)
         parallel = DataParallel(
-            model, comm, optimizer, reduction="sum", global_count=COUNT, overlap=overlap, bucket_bytes=1
+            model, comm, optimizer, loss_reduction="sum", global_count=COUNT, overlap=overlap, bucket_bytes=1
         )
         with parallel:
             for seed in range(2):
@@ -73,7 +73,7 @@ def test_a_parameter_used_later_joins_later() -> None:
         model = copy.deepcopy(original)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         has_gradient = []
-        with DataParallel(model, comm, optimizer, reduction="sum", global_count=COUNT):
+        with DataParallel(model, comm, optimizer, loss_reduction="sum", global_count=COUNT):
             for taken in ((0,), (0, 2), (0,)):
                 optimizer.zero_grad()
                 model(part(batch()[0], comm), taken).sum().backward()
@@ -192,7 +192,7 @@ def test_optimizer_groups_keep_their_settings(size: int) -> None:
     def rank(comm: Communicator) -> dict:
         model = small_model_copy()
         optimizer = torch.optim.Adam(groups(model), lr=0.01)
-        with DataParallel(model, comm, optimizer, reduction="sum", global_count=COUNT):
+        with DataParallel(model, comm, optimizer, loss_reduction="sum", global_count=COUNT):
             for seed in range(3):
                 optimizer.zero_grad()
                 backward(model, comm, seed)

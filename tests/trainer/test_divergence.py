@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pycomm import Communicator
 from pycomm.testing import run_threads
-from trainer import DATA, MODELS, Dataset, FitConfig, TrainerError, divergence, fit
+from trainer import DATA, MODELS, STRATEGIES, Dataset, FitConfig, Strategy, TrainerError, fit, preparation
 from trainer.data import REGRESSION
 from trainer.errors import DivergedError
 from trainer.sampler import Sampler
@@ -167,7 +167,92 @@ def test_without_room_for_the_parameters_the_error_says_both(
     def full(path: Path, *_: object) -> None:
         raise TrainerError(f"cannot write {path}: No space left on device")
 
-    monkeypatch.setattr(divergence, "save_weights", full)
+    monkeypatch.setattr(preparation, "save_weights", full)
     for error in errors_of(size, config(tmp_path, model="test_kink", steps=3)):
         assert "at step 1" in str(error)
         assert "last_good.safetensors: No space left on device" in str(error)
+
+
+class Apart(Strategy):
+    """Every rank trains for itself."""
+
+    def __init__(self, model: nn.Module, comm: Communicator, optimizer: torch.optim.Optimizer, _: object):
+        self.optimizer = optimizer
+
+    def step(self) -> None:
+        self.optimizer.step()
+
+
+STRATEGIES.register("test_apart")(Apart)
+
+
+@DATA.register("test_one_zero")
+def one_zero(seed: int) -> Dataset:
+    """A single sample, in step 1, whose gradient is not finite under test_kink, though its loss is."""
+    x = torch.ones(20)[:, None]
+    x[Sampler(20, 10, 0).batch(0).indices[-1]] = 0
+    return Dataset((x, x), (x, x), REGRESSION, {"inputs": 1, "outputs": 1})
+
+
+@MODELS.register("test_kink_of_product")
+def kink_of_product(inputs: int = 1, outputs: int = 1) -> nn.Module:
+    model = Kink(inputs, outputs, bias=False)
+    nn.init.ones_(model.weight)
+    return model
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_gradient_of_one_rank_alone_ends_all_where_gradients_are_not_shared(
+    size: int, tmp_path: Path
+) -> None:
+    options = {"strategy": "test_apart", "data": "test_one_zero", "model": "test_kink_of_product"}
+    last = size - 1
+    for error in errors_of(size, config(tmp_path, **options, global_batch=10, steps=2)):
+        assert f"rank {last}: the gradient of weight holds nan at step 1 on rank {last} (of {size})" in str(
+            error
+        )
+        assert error.step == 0
+    model = kink_of_product()
+    assert load_weights(tmp_path / "last_good.safetensors", model) == 0
+    assert model.weight.item() == 1
+
+
+@MODELS.register("test_interrupted")
+def interrupted(inputs: int = 1, outputs: int = 1) -> nn.Module:
+    model = zero(inputs, outputs)
+    model.forwards = 0
+
+    def interrupt(*_: object) -> None:
+        model.forwards += 1
+        if model.forwards == 3:
+            raise KeyboardInterrupt
+
+    model.register_forward_hook(interrupt)
+    return model
+
+
+def test_an_interrupted_step_leaves_the_parameters_before_it(tmp_path: Path) -> None:
+    def rank(comm: Communicator) -> str:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            fit(config(tmp_path, model="test_interrupted"), comm)
+        return str(caught.value)
+
+    (said,) = run_threads(1, rank)
+    assert said == f"in step 3; {tmp_path}/last_good.safetensors has the parameters after step 2"
+    assert kept(tmp_path)[0] == 2
+
+
+def test_an_interrupted_update_leaves_no_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.optim.SGD, "step", interrupt)
+    settings = config(tmp_path, strategy="single")
+
+    def rank(comm: Communicator) -> str:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            fit(settings, comm)
+        return str(caught.value)
+
+    assert run_threads(1, rank) == ["in or after the update of step 1, whose parameters were not kept"]
+    assert not (tmp_path / "last_good.safetensors").exists()

@@ -77,6 +77,12 @@ def test_the_table_shows_what_json_holds() -> None:
         (["--dry_run", "--strategy", "single"], "knows what data_parallel needs, not strategy 'single'"),
         (["--dry_run", "--data", "none"], "no data 'none'"),
         (["--dry_run=xml"], "xml"),
+        (["--dry_run", "--trace", "t.json"], "trace belongs to a run"),
+        (["--dry_run", "--steps", "10", "--warmup_steps", "20"], "warmup_steps: expected 0 to 9"),
+        (["--dry_run", "--epochs", "1", "--warmup_steps", "20"], "warmup_steps: expected 0 to 6"),
+        (["--dry_run", "--patience", "2", "--eval_every", "5"], "patience needs a validation split"),
+        (["--dry_run", "--strategy_options.a", "1"], "strategy 'data_parallel': got an unexpected keyword"),
+        (["--dry_run", "--bucket_mb", "1e-9"], "bucket_bytes"),
     ],
 )
 def test_wrong_arguments_are_told(
@@ -86,6 +92,25 @@ def test_wrong_arguments_are_told(
         main(["fit", "--data", "linear", "--model", "linear", *arguments])
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prefix", ["OMPI_COMM_WORLD_", "PMI_"])
+def test_under_a_launcher_one_rank_prints_what_all_would_need(
+    prefix: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank in range(2):
+        monkeypatch.setenv(f"{prefix}SIZE", "2")
+        monkeypatch.setenv(f"{prefix}RANK", str(rank))
+        main(["fit", "--data", "linear", "--model", "linear", "--dry_run"])
+    out = capsys.readouterr().out
+    assert out.count("ring stages") == 1
+    assert "global batch 128, 64 per rank" in out
+
+
+def test_small_models_are_shown_in_kb() -> None:
+    table = dry_run(linear(), 2)
+    assert "buckets                 1: 0.51 kB" in table
+    assert "0.00 MB" not in table
 
 
 def test_a_dry_run_starts_neither_mpi_nor_training(environment: dict[str, str], tmp_path: Path) -> None:

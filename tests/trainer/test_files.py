@@ -8,7 +8,7 @@ import pytest
 from pycomm import Communicator
 from pycomm.testing import run_threads
 from trainer.errors import CollectiveError, TrainerError
-from trainer.files import on_rank_0, replacing
+from trainer.files import on_every_rank, on_rank_0, replacing
 
 
 def test_a_file_is_replaced_when_it_is_whole(tmp_path: Path) -> None:
@@ -70,4 +70,24 @@ def test_what_fails_on_rank_0_fails_everywhere_and_leaves_the_communicator_sound
         comm.barrier()
         return str(caught.value)
 
-    assert run_threads(size, rank) == ["rank 0: no room für mehr"] * size
+    expected = "no room für mehr" if size == 1 else "rank 0: no room für mehr"
+    assert run_threads(size, rank) == [expected] * size
+
+
+@pytest.mark.parametrize("failing", [(0,), (1, 2), (2,), (0, 1, 2)])
+def test_what_fails_on_some_ranks_fails_everywhere_with_the_first_ones_message(
+    failing: tuple[int, ...],
+) -> None:
+    def rank(comm: Communicator) -> str:
+        def action() -> int:
+            if comm.rank in failing:
+                raise TrainerError(f"no {comm.rank}")
+            return comm.rank
+
+        with pytest.raises(CollectiveError) as caught:
+            on_every_rank(comm, action)
+        assert on_every_rank(comm, lambda: comm.rank) == comm.rank  # it is still sound
+        return str(caught.value)
+
+    prefix = f"rank {failing[0]}: " if len(failing) < 3 else ""
+    assert run_threads(3, rank) == [f"{prefix}no {failing[0]}"] * 3

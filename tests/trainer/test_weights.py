@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from trainer.errors import TrainerError
-from trainer.weights import finite, load_weights, save_weights
+from trainer.weights import finite, load_weights, save_weights, trained_on
 
 
 class Tied(nn.Module):
-    """A parameter in two places, one that is not contiguous, and buffers."""
+    """A parameter in two places, one that is not contiguous, buffers, and one that is not in the state."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -26,6 +26,7 @@ class Tied(nn.Module):
         self.turned = nn.Parameter(torch.randn(2, 5).t())
         self.norm = nn.BatchNorm1d(3)
         self.norm.running_mean.normal_()
+        self.register_buffer("mask", torch.tensor([0, -torch.inf]), persistent=False)
 
 
 def test_what_is_saved_is_loaded_to_the_bit(tmp_path: Path) -> None:
@@ -37,12 +38,37 @@ def test_what_is_saved_is_loaded_to_the_bit(tmp_path: Path) -> None:
     assert loaded.second.weight is loaded.first.weight
 
 
-def test_a_shared_parameter_is_stored_once_under_its_first_name(tmp_path: Path) -> None:
-    save_weights(tmp_path / "w.safetensors", Tied(0), step=1)
-    stored = load_file(tmp_path / "w.safetensors")
-    names = {"first.weight", "first.bias", "turned", "norm.weight", "norm.bias"}
-    buffers = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
-    assert stored.keys() == names | buffers
+def test_torch_alone_loads_the_file_into_the_model(tmp_path: Path) -> None:
+    saved, loaded = Tied(0), Tied(1)
+    save_weights(tmp_path / "w.safetensors", saved, step=1)
+    loaded.load_state_dict(load_file(tmp_path / "w.safetensors"))
+    for name, tensor in saved.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+    assert loaded.second.weight is loaded.first.weight
+
+
+def test_a_buffer_that_is_no_state_is_left_as_it_is(tmp_path: Path) -> None:
+    saved, loaded = Tied(0), Tied(1)
+    loaded.mask.fill_(7)
+    save_weights(tmp_path / "w.safetensors", saved, step=1)
+    load_weights(tmp_path / "w.safetensors", loaded)
+    assert loaded.mask.tolist() == [7, 7]
+    assert finite(saved)
+
+
+def test_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
+    class Extra(nn.Linear):
+        def get_extra_state(self) -> int:
+            return 3
+
+    model = Extra(1, 1)
+    with pytest.raises(TrainerError, match=r"weights are tensors: the model's state has _extra_state of int"):
+        save_weights(tmp_path / "w.safetensors", model, step=1)
+
+
+def test_the_file_says_what_it_was_trained_on(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w.safetensors", nn.Linear(3, 3), step=1, data_sha256="abc")
+    assert trained_on(tmp_path / "w.safetensors") == "abc"
 
 
 @pytest.mark.parametrize(

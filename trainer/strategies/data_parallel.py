@@ -2,7 +2,7 @@
 ranks.
 
 The division by the *global* count of samples makes the step independent of the number of ranks, also where
-the batch is not a multiple of it. Averaging per-rank means (`reduction="mean"`, what
+the batch is not a multiple of it. Averaging per-rank means (`loss_reduction="mean"`, what
 DistributedDataParallel does) is the same only if all ranks hold equally many samples.
 
 The method is that of Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training"
@@ -32,7 +32,7 @@ from trainer.strategy import STRATEGIES, Overlap, Strategy, Wire
 class DataParallel(Strategy):
     """Makes `optimizer.step()` see gradients reduced over all ranks of `comm`. The model is used as before.
 
-        with DataParallel(model, comm, optimizer, reduction="sum") as parallel:
+        with DataParallel(model, comm, optimizer, loss_reduction="sum") as parallel:
             for inputs, targets, global_count in batches:
                 parallel.global_count = global_count
                 optimizer.zero_grad()
@@ -47,9 +47,10 @@ class DataParallel(Strategy):
     Args:
         optimizer: its step waits for the reduction, and its parameter groups do not share buckets. Without
             one, call synchronize() after each backward.
-        reduction: "sum" divides the sum of all ranks' gradients by global_count: losses are *sums* over
-            samples. "mean" divides by the number of ranks: losses are means over the rank's samples, and
-            the result is that of one process only if all ranks have equally many.
+        loss_reduction: what your loss is, as in torch's `mse_loss(…, reduction="sum")`. "sum", over the
+            rank's samples: the sum of all ranks' gradients is divided by global_count, so that the step is
+            that of one process. "mean": it is divided by the number of ranks, and the step is that of one
+            process only if all ranks have equally many samples.
         global_count: samples of all ranks in a step, for "sum"; set the attribute of this name when it
             changes.
         codec: how gradients travel: "none", "fp16", "bf16".
@@ -60,25 +61,27 @@ class DataParallel(Strategy):
         broadcast_buffers: False leaves each rank its own buffers after the start.
     """
 
+    equal_gradients = True
+
     def __init__(
         self,
         model: nn.Module,
         comm: Communicator,
         optimizer: torch.optim.Optimizer | None = None,
         *,
-        reduction: Literal["mean", "sum"] = "mean",
+        loss_reduction: Literal["mean", "sum"] = "mean",
         global_count: int | None = None,
         codec: str | None = None,
         overlap: Overlap = "auto",
         bucket_bytes: int = 25 << 20,
         broadcast_buffers: bool = True,
     ) -> None:
-        if reduction not in ("mean", "sum"):
-            raise TrainerError(f"reduction: expected mean or sum, got {reduction!r}")
+        if loss_reduction not in ("mean", "sum"):
+            raise TrainerError(f"loss_reduction: expected mean or sum, got {loss_reduction!r}")
         self._model = model
         self._comm = comm
         self._optimizer = optimizer
-        self._reduction = reduction
+        self._loss_reduction = loss_reduction
         self._global_count = None if global_count is None else self._checked(global_count)
         self._broadcast_buffers = broadcast_buffers
         self._synchronized = False
@@ -92,7 +95,7 @@ class DataParallel(Strategy):
         self._gradients = GradientBuckets(
             comm, slots, self.bucket_ready, bucket_bytes=bucket_bytes, codec=codec
         )
-        divisor = comm.size if reduction == "mean" else self._global_count
+        divisor = comm.size if loss_reduction == "mean" else self._global_count
         if divisor is not None:
             self._gradients.scale = 1 / divisor
         self._step_hooks: list[RemovableHandle] = []
@@ -121,7 +124,7 @@ class DataParallel(Strategy):
         return self._gradients.bytes_sent
 
     def before_forward(self, batch: Batch | None) -> None:
-        if batch is not None and self._reduction == "sum":
+        if batch is not None and self._loss_reduction == "sum":
             self.global_count = batch.global_count
 
     def bucket_ready(self, bucket: int) -> None:
@@ -195,8 +198,8 @@ class DataParallel(Strategy):
         self._synchronized = False
 
     def _checked(self, global_count: int) -> int:
-        if self._reduction != "sum":
-            raise TrainerError("global_count belongs to reduction 'sum'; this one is 'mean'")
+        if self._loss_reduction != "sum":
+            raise TrainerError("global_count belongs to loss_reduction 'sum'; this one is 'mean'")
         if global_count < 1:
             raise TrainerError(f"global_count: expected 1 or more, got {global_count}")
         return global_count
@@ -232,10 +235,10 @@ def _overlaps(overlap: Overlap, comm: Communicator) -> bool:
 class RankMeans(DataParallel):
     """For study: every rank back-propagates the mean over its own samples, whatever the others have.
 
-    The gradient is then the mean over ranks of these means (`reduction="mean"`, as with
+    The gradient is then the mean over ranks of these means (`loss_reduction="mean"`, as with
     DistributedDataParallel): that of one process only where all ranks have equally many samples, and a rank
-    without one pulls it towards zero. Or it is their sum (`reduction="sum"`, `global_count=1`), a frequent
-    mistake: the step grows with the number of ranks.
+    without one pulls it towards zero. Or it is their sum (`loss_reduction="sum"`, `global_count=1`), a
+    frequent mistake: the step grows with the number of ranks.
     """
 
     def before_forward(self, batch: Batch | None) -> None:
@@ -249,13 +252,13 @@ class RankMeans(DataParallel):
 def data_parallel(
     model: nn.Module, comm: Communicator, optimizer: torch.optim.Optimizer, wire: Wire
 ) -> Strategy:
-    make = DataParallel if wire.reduction == "global_mean" else RankMeans
+    make = DataParallel if wire.grad_reduction == "global_mean" else RankMeans
     return make(
         model,
         comm,
         optimizer,
-        reduction="mean" if wire.reduction == "rank_mean" else "sum",
-        global_count=1 if wire.reduction == "sum" else None,
+        loss_reduction="mean" if wire.grad_reduction == "rank_mean" else "sum",
+        global_count=1 if wire.grad_reduction == "sum" else None,
         codec=wire.codec,
         overlap=wire.overlap,
         bucket_bytes=wire.bucket_bytes,

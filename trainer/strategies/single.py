@@ -16,6 +16,8 @@ from trainer.strategy import STRATEGIES, Strategy, Wire
 
 @STRATEGIES.register("single")
 class Single(Strategy):
+    equal_gradients = True
+
     def __init__(
         self, model: nn.Module, comm: Communicator, optimizer: torch.optim.Optimizer, wire: Wire
     ) -> None:

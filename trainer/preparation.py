@@ -1,0 +1,99 @@
+"""What a run needs, made and checked before anything of it is on the disk: for `fit` and for a dry run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from pycomm import Communicator
+from trainer.config import FitConfig
+from trainer.data import DATA, Dataset
+from trainer.files import on_every_rank
+from trainer.models import MODELS
+from trainer.optimizers import make_optimizer
+from trainer.registry import together
+from trainer.sampler import Sampler
+from trainer.schedules import make_schedule
+from trainer.state import check_equal, data_sha256
+from trainer.stopping import Stopping
+from trainer.strategy import STRATEGIES, Strategy, Wire
+from trainer.validation import Validation, check_patience
+from trainer.weights import save_weights
+
+_SEEDED = threading.Lock()  # ranks that are threads share torch's generator
+
+
+@dataclass
+class Local:
+    """What a rank makes without the others."""
+
+    dataset: Dataset
+    data_sha256: str
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    sampler: Sampler
+    steps: int
+    schedule: LRScheduler
+
+
+@dataclass
+class Run(Local):
+    strategy: Strategy
+    validation: Validation
+
+    def save(self, path: Path, step: int) -> None:
+        """Writes the model, as it is after that step. One rank calls it. Raises TrainerError."""
+        save_weights(path, self.model, step, self.data_sha256)
+
+
+def prepare(config: FitConfig, comm: Communicator, ranks: int | None = None) -> Run:
+    """Makes the parts of a run, on `comm` but with the shares of that many `ranks` (those of `comm` if not
+    given). Collective; `config.check()` comes before it.
+
+    Raises CollectiveError where the parts of some rank cannot be made, or its data are other data.
+    """
+    local = on_every_rank(comm, lambda: _local(config, comm.rank, ranks or comm.size))
+    check_equal(local.data_sha256, comm, f"data {config.data!r}")
+    strategy = on_every_rank(comm, lambda: _strategy(config, comm, local))
+    every = config.evaluation_steps_for(local.sampler.steps_per_epoch)
+    stopping = Stopping(config.patience, config.tolerance)
+    validation = Validation(local.model, local.dataset, strategy, comm, every, local.steps, stopping)
+    return Run(**vars(local), strategy=strategy, validation=validation)
+
+
+def build_dataset(name: str, seed: int, options: Mapping[str, object]) -> Dataset:
+    return DATA.build(name, **together("data_options", options, {"seed": seed}, "--seed"))
+
+
+def build_model(config: FitConfig, dataset: Dataset) -> nn.Module:
+    """The model, with initial parameters drawn from the seed; the data set decides its outer sizes."""
+    options = together("model_options", config.model_options, dataset.shape, f"data {config.data!r}")
+    with _SEEDED:
+        torch.manual_seed(config.seed)
+        return MODELS.build(config.model, **options)
+
+
+def _local(config: FitConfig, rank: int, ranks: int) -> Local:
+    dataset = build_dataset(config.data, config.seed, config.data_options)
+    check_patience(config.patience, dataset)
+    model = build_model(config, dataset)
+    optimizer = make_optimizer(config.optimizer, model.parameters(), config.lr, **config.optimizer_options)
+    counts = dataset.task.counts(dataset.train[1])
+    sampler = Sampler(len(counts), config.global_batch_for(ranks), config.seed, rank, ranks, counts)
+    steps = config.steps_for(sampler.steps_per_epoch)
+    schedule = make_schedule(
+        config.schedule, optimizer, steps, config.warmup_steps, **config.schedule_options
+    )
+    return Local(dataset, data_sha256(dataset), model, optimizer, sampler, steps, schedule)
+
+
+def _strategy(config: FitConfig, comm: Communicator, local: Local) -> Strategy:
+    wire = Wire(config.codec, config.overlap, int(config.bucket_mb * 2**20), config.grad_reduction)
+    options = config.strategy_options
+    return STRATEGIES.build(config.strategy, local.model, comm, local.optimizer, wire, **options)

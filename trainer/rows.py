@@ -1,0 +1,71 @@
+"""metrics.jsonl: a row of JSON per step.
+
+It has: step (from 1), epoch (from 0), loss (mean over the step's samples or tokens, before the update),
+samples (of all ranks), lr, step_ms, exposed_comm_ms, and after an evaluation `validation` or `eval`. Times
+are rank 0's; step_ms is batch to update, without evaluation; exposed_comm_ms is from the end of backward to
+the last reduction.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import TrainerError
+from trainer.files import writing
+
+SPLIT_OF = {"validation": "validation", "eval": "test"}  # what rows and summary call the splits' evaluations
+
+
+class RowWriter:
+    """Writes a new file. It is whole up to the last row at any time, also on a full disk."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises TrainerError if it cannot be opened."""
+        self._path = path
+        self._bytes = 0
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("wb", buffering=0)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Raises TrainerError if it cannot be written; the file then ends with the row before."""
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        with writing(self._path):
+            try:
+                left = memoryview(line)
+                while left:
+                    left = left[self._file.write(left) :]
+            except OSError:
+                with suppress(OSError):  # of a device; the first error says more
+                    self._file.truncate(self._bytes)
+                raise
+        self._bytes += len(line)
+
+    def close(self) -> None:
+        with writing(self._path):
+            self._file.close()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows; raises TrainerError for a file that is missing, without rows, or has something else in it."""
+    if not path.is_file():
+        raise TrainerError(f"{path} does not exist: expected the folder given to fit as --out")
+    rows = [_row(line, f"{path}, line {number}") for number, line in enumerate(path.open(), 1)]
+    if not rows:
+        raise TrainerError(f"{path} has no rows: the run ended before its first step was done")
+    return rows
+
+
+def _row(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise TrainerError(
+            f"{where}: expected a row of JSON, got {line.rstrip()[:40]!r} ({error})"
+        ) from error
+    if not isinstance(row, dict) or not row.keys() >= {"step", "loss"}:
+        raise TrainerError(f"{where}: expected a row with step and loss, got {line.rstrip()[:40]!r}")
+    return row
