@@ -50,7 +50,7 @@ def request(
         scale,
         codec or "",
         algorithm or "",
-        _checked_timeout(timeout),
+        checked_timeout(timeout),
         counts,
         received,
     )
@@ -69,9 +69,10 @@ def part_sizes(counts: Counts | None, name: str, size: int) -> list[int] | None:
     raise InvalidArgument(f"{name} is {counts!r}; expected {size} whole numbers, one for each rank")
 
 
-def _checked_timeout(timeout: float | None) -> float:
+def checked_timeout(timeout: float | None) -> float:
+    """Seconds for the engine, 0 for None. Raises InvalidArgument for what is no time."""
     if timeout is None:
         return 0.0
-    if not timeout > 0:
-        raise InvalidArgument(f"timeout is {timeout}; expected seconds above 0, or None")
+    if not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise InvalidArgument(f"timeout is {timeout!r}; expected seconds above 0, or None")
     return timeout
