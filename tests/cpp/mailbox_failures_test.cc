@@ -175,7 +175,7 @@ TEST(mailbox_nothing_more_is_posted_for_a_broken_message) {
 
 TEST(mailbox_a_message_abandoned_on_a_dropped_communicator_does_not_block_the_pair) {
   for (const Options& options : kWays) {
-    run_engines(2, options, [](const std::shared_ptr<Communicator>& world) {
+    run_engines(2, options, [&](const std::shared_ptr<Communicator>& world) {
       auto group = world->subgroup(1, world->rank(), {0, 1}, world->segment_bytes());
       Mailbox all(world, 0);
       if (world->rank() == 1) group.reset();
@@ -184,6 +184,8 @@ TEST(mailbox_a_message_abandoned_on_a_dropped_communicator_does_not_block_the_pa
         Mailbox box(group, 7);
         const auto work = send(box, 1, "x", pattern(4'000'000, 0));
         box.poke();  // announced, and its first segments are posted
+        if (!options.progress_thread)
+          std::this_thread::sleep_for(std::chrono::milliseconds(5));  // it is seen
         group->abort("enough");
         CHECK_THROWS(wait(*group, work), Aborted, "enough");
         wait(*world, send(all, 1, "after", pattern(100'000, 0), 10.0));
@@ -271,11 +273,13 @@ TEST(mailbox_credit_for_a_communicator_that_the_sender_has_dropped_is_no_error) 
         wait(*world, send(all, 1, "awake", {}));
       }
       barrier(*world);
+      CHECK_EQ(next_head(all), "after the credit");
     } else {
       Mailbox box(group, 7);
       barrier(*world);
       for (int i = 0; i < 64; ++i) CHECK_EQ(next_head(box), "x");
       for (int i = 0; i < 5; ++i) CHECK_EQ(next_head(all), "awake");
+      wait(*world, send(all, 0, "after the credit", {}));
     }
     barrier(*world);
     CHECK(!world->failure());
