@@ -19,6 +19,7 @@ import numpy as np
 from pycomm import _core
 from pycomm.content import decode, encode
 from pycomm.errors import InvalidArgument, PycommError, Timeout
+from pycomm.request import checked_timeout
 from pycomm.work import Work, wait_for
 
 _ANYONE = -1
@@ -76,10 +77,11 @@ class Mailbox:
         """Return the next message from rank `source`, or the earliest from anyone. Blocks.
 
         timeout: seconds; None: `PYCOMM_TIMEOUT_S`. When they are over, Timeout is raised and nothing is
-        broken. Raises Aborted when the rank, or every other rank, has left and nothing of theirs is here. A
+        broken. Raises Aborted when the rank, or every other rank, has left and nothing more is here or, of
+        this rank's own, on its way: to wait for another thread of this rank then, name it as the source. A
         message that cannot be read raises PycommError, and is gone.
         """
-        seconds = self._timeout if timeout is None else _above_zero(timeout)
+        seconds = checked_timeout(timeout) or self._timeout
         mail = self._core.recv(_source(source), seconds)
         if mail is None:
             whom = "anyone" if source is None else f"rank {source}"
@@ -97,7 +99,7 @@ class Mailbox:
         return None if mail is None else _message(mail, self.tag)
 
     def _submit(self, peer: int, content: Any, timeout: float | None) -> _core.Work:
-        seconds = 0.0 if timeout is None else _above_zero(timeout)
+        seconds = checked_timeout(timeout)
         head, pieces = encode(content)
         return self._core.submit(_whole(peer, "peer"), head, pieces, seconds)
 
@@ -138,9 +140,3 @@ def _whole(number: Any, name: str) -> int:
     ):
         raise InvalidArgument(f"{name} is {number!r}; expected a whole number")
     return int(number)
-
-
-def _above_zero(timeout: float) -> float:
-    if not timeout > 0:
-        raise InvalidArgument(f"timeout is {timeout}; expected seconds above 0, or None")
-    return timeout

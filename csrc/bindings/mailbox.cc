@@ -79,7 +79,8 @@ void bind_mailbox(py::module_& m) {
           "(offset, bytes) of each in the buffer.");
 
   py::class_<Mailbox>(m, "Mailbox")
-      .def(py::init<std::shared_ptr<Communicator>, int>(), py::arg("communicator"), py::arg("tag"))
+      .def(py::init<std::shared_ptr<Communicator>, int>(), py::arg("communicator"), py::arg("tag"),
+           py::call_guard<py::gil_scoped_release>(), "Moves what can be moved. Does not block.")
       .def_property_readonly("tag", &Mailbox::tag)
       .def("submit", &submit, py::arg("peer"), py::arg("head"), py::arg("pieces"), py::arg("timeout_s"),
            "Starts a message. Does not block.")

@@ -7,13 +7,11 @@
 
 #include "core/error.h"
 #include "engine/backoff.h"
+#include "engine/farewell.h"
 #include "kernels/kernels.h"
 
 namespace pycomm {
 namespace {
-
-// Since when a rank that has left is waited for in vain: what it sent before arrives within this.
-constexpr std::chrono::seconds kFarewell{1};
 
 // How often an idle progress thread looks for frames, where a service listens.
 constexpr std::chrono::milliseconds kListen{1};
@@ -22,10 +20,6 @@ constexpr std::chrono::milliseconds kListen{1};
 constexpr unsigned kReadEvery = 16;
 
 constexpr std::uint8_t kNoticeKind = 0;
-
-double seconds(Clock::duration duration) {
-  return std::chrono::duration<double>(duration).count();
-}
 
 }  // namespace
 
@@ -87,11 +81,25 @@ void Driver::submit(Task task, bool soon) {
 
 void Driver::announce(const std::shared_ptr<Group>& group) {
   const std::lock_guard lock(mutex_);
-  groups_[group->context] = group;
-  const auto news = early_.find(group->context);
-  if (news == early_.end()) return;
+  PYCOMM_CHECK(group->context > newest_, "context ", group->context, " after ", newest_,
+               ": expected a larger one for each communicator");
+  forget_unheld();
+  newest_ = group->context;
+  groups_.emplace(group->context, group);
+  const auto news = absent_failures_.find(group->context);
+  if (news == absent_failures_.end()) return;
   group->fail(news->second);
-  early_.erase(news);
+  absent_failures_.erase(news);
+}
+
+// With the lock.
+void Driver::forget_unheld() {
+  std::erase_if(groups_, [this](const auto& entry) {
+    const auto& [context, group] = entry;
+    if (group.use_count() > 1) return false;
+    if (const auto failure = group->failure()) absent_failures_.emplace(context, *failure);
+    return true;
+  });
 }
 
 void Driver::abort(const std::shared_ptr<Group>& group, const Failure& failure) {
@@ -239,6 +247,7 @@ bool Driver::pass_or_break() {
 }
 
 bool Driver::pass() {
+  bool news = false;  // for waiters other than those of tasks
   if (inbox_full_.load(std::memory_order_relaxed)) {
     {
       const std::lock_guard lock(mutex_);
@@ -246,11 +255,10 @@ bool Driver::pass() {
       inbox_.clear();
       inbox_full_.store(false, std::memory_order_relaxed);
     }
-    send_news();  // what comes later sets the hint again
+    news |= send_news();  // what comes later sets the hint again
   }
   bool moved = false;
   for (Task& task : active_) moved |= run(task);
-  bool news = false;  // for waiters other than those of tasks
   for (const auto& service : services_) news |= service->advance();
   moved |= news;
   if (!moved) std::erase_if(pinned_, [](Task& task) { return withdrawn(*task.executor); });
@@ -358,13 +366,14 @@ void Driver::fail(Task& task, ErrorKind kind, const std::string& what) {
   if (ours) task.executor.reset();
 }
 
-void Driver::send_news() {
+bool Driver::send_news() {
   std::vector<std::pair<std::shared_ptr<Group>, Failure>> news;
   {
     const std::lock_guard lock(mutex_);
     news.swap(outbox_);
   }
   for (const auto& [group, failure] : news) break_group(*group, failure);
+  return !news.empty();
 }
 
 void Driver::tell_peers(const Group& group, const Failure& failure) {
@@ -420,15 +429,21 @@ void Driver::read_notice(int peer, std::span<const std::byte> bytes) {
 std::shared_ptr<Group> Driver::fail_locally(std::uint32_t context, const Failure& failure) {
   const std::lock_guard lock(mutex_);
   const auto found = groups_.find(context);
-  if (found == groups_.end()) early_.emplace(context, failure);
-  const auto group = found == groups_.end() ? nullptr : found->second.lock();
-  return group && group->fail(failure) ? group : nullptr;
+  if (found == groups_.end()) absent_failures_.emplace(context, failure);
+  return found != groups_.end() && found->second->fail(failure) ? found->second : nullptr;
 }
 
-std::shared_ptr<Group> Driver::group(std::uint32_t context) {
+std::optional<Failure> Driver::failure(std::uint32_t context) {
   const std::lock_guard lock(mutex_);
-  const auto found = groups_.find(context);
-  return found == groups_.end() ? nullptr : found->second.lock();
+  if (const auto found = groups_.find(context); found != groups_.end()) return found->second->failure();
+  const auto absent = absent_failures_.find(context);
+  return absent == absent_failures_.end() ? std::nullopt : std::optional(absent->second);
+}
+
+bool Driver::gone(std::uint32_t context) {
+  const std::lock_guard lock(mutex_);
+  forget_unheld();
+  return context <= newest_ && !groups_.contains(context);
 }
 
 void Driver::break_group(Group& group, const Failure& failure) {

@@ -18,6 +18,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <thread>
 #include <vector>
@@ -66,7 +67,8 @@ class Driver {
   // Breaks a group here and on its other ranks. Does not block.
   void abort(const std::shared_ptr<Group>& group, const Failure& failure);
 
-  // News of a communicator's failure can arrive before the communicator itself: groups must be announced.
+  // News of a communicator's failure can arrive before the communicator itself: groups must be announced, in
+  // the order of their contexts. Throws InvalidArgument for a context below an earlier one.
   void announce(const std::shared_ptr<Group>& group);
 
   // Fails what is in flight and stops the thread. True: no transport uses any buffer of ours.
@@ -84,11 +86,13 @@ class Driver {
 
   static constexpr std::size_t kFrameBytes = kControlBytes - 1;  // beside the kind
   void post_frame(std::uint8_t kind, int peer, std::span<const std::byte> bytes);
-  // Null when no such communicator has been announced here, or when it is gone.
-  std::shared_ptr<Group> group(std::uint32_t context);
+  // What broke a communicator: of those, too, that are not here yet, or no more.
+  std::optional<Failure> failure(std::uint32_t context);
+  // Whether a communicator was here, and nobody holds it any more.
+  bool gone(std::uint32_t context);
   // Breaks a group here and on its other ranks.
   void break_group(Group& group, const Failure& failure);
-  // The same by context; a communicator that is not here yet will be broken when it comes.
+  // The same by context. A communicator that is not here yet will be broken when it comes.
   void break_context(std::uint32_t context, const Failure& failure);
 
  private:
@@ -96,6 +100,7 @@ class Driver {
 
   bool pass();
   bool pass_or_break();
+  void forget_unheld();
   void single_pass(std::unique_lock<std::mutex>& lock);
   bool under_way() const;
   bool listens() const;
@@ -108,7 +113,7 @@ class Driver {
   void end(Task& task, std::optional<Failure> failure);
   void fail(Task& task, ErrorKind kind, const std::string& what);
   void tell_peers(const Group& group, const Failure& failure);
-  void send_news();
+  bool send_news();
   bool read_control();
   // The group, if this was its first failure.
   std::shared_ptr<Group> fail_locally(std::uint32_t context, const Failure& failure);
@@ -134,10 +139,12 @@ class Driver {
   bool nudged_ = false;    // since the driver last looked
   bool sleeping_ = false;  // the driver backs off, in more_
   bool dozing_ = false;    // the progress thread listens: it wakes by itself
-  std::map<std::uint32_t, std::weak_ptr<Group>> groups_;
-  std::map<std::uint32_t, Failure> early_;  // of communicators not yet announced here
-  std::atomic<bool> inbox_full_{false};     // hint: look into inbox_
-  std::atomic<bool> stop_{false};           // written under the lock
+  std::map<std::uint32_t, std::shared_ptr<Group>> groups_;
+  std::int64_t newest_ = -1;  // context that was announced
+  // Of communicators not in groups_. Kept, since mail of theirs may still be on its way.
+  std::map<std::uint32_t, Failure> absent_failures_;
+  std::atomic<bool> inbox_full_{false};  // hint: look into inbox_
+  std::atomic<bool> stop_{false};        // written under the lock
 
   // Driver only.
   std::list<Task> active_;

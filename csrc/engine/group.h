@@ -25,7 +25,7 @@ class Group {
   Group(std::uint32_t context, int rank, std::vector<int> world_ranks)
       : context(context), rank(rank), world_ranks(std::move(world_ranks)) {}
 
-  const std::uint32_t context;         // unique among the communicators of any of its ranks
+  const std::uint32_t context;         // larger than those of all earlier communicators of any of its ranks
   const int rank;                      // ours, in this group
   const std::vector<int> world_ranks;  // by rank in this group
   int running = 0;                     // collectives that have started and not finished

@@ -43,9 +43,19 @@ struct MailHeld {
   bool admits(std::size_t size) const {
     return messages < kMailMessages && (bytes <= kMailBytes / 4 || bytes + size <= kMailBytes);
   }
+  bool empty() const { return messages == 0 && bytes == 0; }
+  bool covers(const MailHeld& part) const { return part.messages <= messages && part.bytes <= bytes; }
+  void add(const MailHeld& part) {
+    messages += part.messages;
+    bytes += part.bytes;
+  }
+  void remove(const MailHeld& part) {
+    messages -= part.messages;
+    bytes -= part.bytes;
+  }
 };
 
-// A message as its receiver gets it: the head, and the pieces in one allocation, each aligned to 64 bytes.
+// A message as its receiver gets it: the head, and the pieces in one allocation, each aligned.
 class Message {
  public:
   // `table` is as pack_head() makes it. Throws TransportError when the sizes in it do not fit together.
@@ -56,9 +66,9 @@ class Message {
   std::span<std::byte> memory() const { return {memory_.get(), memory_bytes_}; }  // all pieces; never empty
 
  private:
-  static constexpr std::align_val_t kAlignment{64};
+  static constexpr std::size_t kAlignment = 64;
   struct Free {
-    void operator()(std::byte* memory) const { ::operator delete(memory, kAlignment); }
+    void operator()(std::byte* memory) const { ::operator delete(memory, std::align_val_t{kAlignment}); }
   };
   std::string head_;
   std::vector<std::span<std::byte>> pieces_;
@@ -79,8 +89,7 @@ struct Arrival {
   const std::size_t bytes;  // head and payload
   std::unique_ptr<Message> message;
   bool complete = false;
-  std::uint64_t number =
-      0;  // in the order of coming, once it and all earlier ones of its source are complete
+  std::uint64_t number = 0;  // in the order of coming, once all earlier ones of its source are complete too
 };
 
 struct MailCredit {
@@ -105,16 +114,21 @@ class MailBoxes {
   void complete(Arrival& arrival);
   // It will not come any more.
   void drop(const std::shared_ptr<Arrival>& arrival);
-  // The communicator is broken: all its mail goes.
+  // The communicator is broken or gone: all its mail goes.
   void clear(std::uint32_t context);
   void depart(int peer);
+  // So many more, or fewer, messages are on their way from this rank to a box of its own.
+  void expect_own(const BoxId& id, int change);
 
   // The earliest message from `source`, a world rank, or from anyone.
   std::optional<Delivery> take(const BoxId& id, int source);
   bool has(const BoxId& id, int source) const;
-  // Why nothing more can come: the ranks that it could come from have left. Empty: it can.
+  // Why nothing more will come: the ranks that it could come from have left. Empty: something may. From
+  // anyone means from any other rank, and what this one has sent itself already: whoever waits for another
+  // thread of this rank names it as the source.
   std::string hopeless(const BoxId& id, int source, const Group& group) const;
-  std::set<std::uint32_t> contexts() const;
+  // Whether anything in them has not been received.
+  bool hold_mail() const;
 
   // Credits that their senders should be given; each is said once.
   std::vector<MailCredit> due_credits();
@@ -127,14 +141,18 @@ class MailBoxes {
   };
   using Box = std::map<int, Lane>;  // by source
 
+  Lane* find(const BoxId& id, int source);
   void number(Lane& lane);
   const std::pair<const int, Lane>* first(const BoxId& id, int source) const;
+  bool give_back(const BoxId& id, int source, Lane& lane);
 
   mutable std::mutex mutex_;
-  std::map<BoxId, Box> boxes_;
+  std::map<BoxId, Box> boxes_;  // with the lanes that hold something, by their senders' count
+  std::map<BoxId, int> own_;    // see expect_own()
   std::uint64_t numbered_ = 0;
   std::set<int> departed_;
   std::vector<MailCredit> due_;
+  std::size_t unreceived_ = 0;  // messages in all lanes
 };
 
 }  // namespace pycomm

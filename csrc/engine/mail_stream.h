@@ -2,7 +2,7 @@
 // many at a time as the pair's window says.
 //
 // An Owner is a message on its way, with context(), sequence, segment_bytes, a Cutter `cutter` over its
-// memory and bytes_left. Driver only.
+// memory, bytes_left and `broken`. Driver only.
 #pragma once
 
 #include <algorithm>
@@ -54,14 +54,14 @@ class MailStream {
   }
   std::deque<std::shared_ptr<Owner>> all() const { return queue_; }
 
-  // Posts segments by `post(tag, segment)` while there is room. A message whose further parts are not yet
-  // known
-  // (`known(owner)` says so) holds up those behind it. A failure is given to `broken(owner, what)`, and its
-  // message is to be removed.
+  // Posts segments by `post(tag, segment)` while there is room. A message whose further parts `known(owner)`
+  // denies holds up those behind it. After a failure its message is broken, `broken(owner, what)` hears why,
+  // and it is to be removed; nothing more is posted for it.
   template <class Post, class Known, class Broken>
   bool post(std::size_t window, Post post, Known known, Broken broken) {
     bool moved = false;
     for (const auto& owner : queue_) {
+      if (owner->broken) continue;
       while (flights_.size() < window) {
         const auto segment = owner->cutter.next(owner->segment_bytes);
         if (segment.empty()) break;
@@ -70,6 +70,7 @@ class MailStream {
           const Tag tag = tag_of(owner->context(), Plane::mail, owner->sequence);
           flights_.push_back({post(tag, segment), segment.size(), owner});
         } catch (const Error& error) {
+          owner->broken = true;
           broken(*owner, error.what());
           return moved;
         }
@@ -100,6 +101,7 @@ class MailStream {
         landed(*flight.owner);
         if (flight.owner->bytes_left == 0) std::erase(queue_, flight.owner);
       } catch (const std::exception& error) {
+        flight.owner->broken = true;
         broken(*flight.owner, error.what());
         return true;
       }

@@ -55,10 +55,7 @@ int Mailbox::world_rank(int source) const {
 std::optional<Delivery> Mailbox::take(int source) {
   const int from = world_rank(source);
   communicator_->engine().check_usable();
-  if (const auto failure = communicator_->failure()) {
-    service_.boxes().clear(id_.context);
-    raise(failure->kind, failure->what);
-  }
+  if (const auto failure = communicator_->failure()) raise(failure->kind, failure->what);
   auto delivery = service_.boxes().take(id_, from);
   if (delivery) {
     if (delivery->credit_due) {

@@ -15,6 +15,10 @@ namespace pycomm {
 
 using Clock = std::chrono::steady_clock;
 
+inline double seconds(Clock::duration duration) {
+  return std::chrono::duration<double>(duration).count();
+}
+
 struct Failure {
   ErrorKind kind = ErrorKind::internal;
   std::string what;

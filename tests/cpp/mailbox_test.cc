@@ -11,94 +11,14 @@
 #include <vector>
 
 #include "check.h"
-#include "engine/mailbox.h"
-#include "engine/thread_world.h"
-#include "ranks.h"
+#include "mail.h"
 
 namespace pycomm {
 namespace {
 
-using Bytes = std::vector<std::byte>;
-using Body = std::function<void(const std::shared_ptr<Communicator>&)>;
-
-struct Options {
-  std::string transport = "inproc";
-  bool progress_thread = false;
-};
-
-const Options kWays[] = {
-    {"inproc", false}, {"inproc", true}, {"inproc_mapped", false}, {"inproc_mapped", true}};
-
-void run_engines(int size, const Options& options, const Body& body) {
-  ThreadWorld world(size);
-  run_ranks(size, [&](int rank) {
-    Settings settings;
-    settings.transports = {options.transport};
-    settings.segment_bytes = 1024;
-    settings.timeout_s = 60;
-    try {
-      const auto engine =
-          Engine::create({rank, size, world.handles(), nullptr}, settings, options.progress_thread);
-      std::vector<int> ranks(size);
-      std::iota(ranks.begin(), ranks.end(), 0);
-      body(std::make_shared<Communicator>(engine, std::make_shared<Group>(0, rank, ranks),
-                                          engine->segment_bytes()));
-      engine->close();
-    } catch (...) {
-      world.abort("a rank failed");
-      throw;
-    }
-  });
-}
-
-Bytes pattern(std::size_t size, int seed) {
-  Bytes bytes(size);
-  for (std::size_t i = 0; i < size; ++i) bytes[i] = static_cast<std::byte>(i * 31 + seed);
-  return bytes;
-}
-
-// A message of two pieces; the memory is kept by the work.
-std::shared_ptr<Work> send(Mailbox& box, int peer, const std::string& head, const Bytes& content,
-                           double timeout_s = 0) {
-  const auto memory = std::make_shared<Bytes>(content);
-  Mailbox::Post post;
-  post.peer = peer;
-  post.head = head;
-  const std::span<const std::byte> all(*memory);
-  post.pieces = {all.first(content.size() / 3), all.subspan(content.size() / 3)};
-  post.keepalive = memory;
-  post.timeout_s = timeout_s;
-  return box.submit(std::move(post));
-}
-
-void finish(const Mailbox& box, const std::shared_ptr<Work>& work) {
-  while (!box.communicator().wait(*work, 1.0)) {
-  }
-  if (const Failure* failure = work->failure()) raise(failure->kind, failure->what);
-}
-
-Delivery receive(Mailbox& box, int source = Mailbox::kAnyone) {
-  while (true) {
-    if (auto delivery = box.take(source)) return std::move(*delivery);
-    box.wait(source, 1.0);
-  }
-}
-
-Bytes joined(const Message& message) {
-  Bytes all;
-  for (const auto& piece : message.pieces()) all.insert(all.end(), piece.begin(), piece.end());
-  return all;
-}
-
 std::size_t size_of_message(int number) {
   constexpr std::size_t kSizes[] = {0, 1, 400, 480, 1023, 1024, 1025, 5000, 70000};
   return kSizes[number % std::size(kSizes)];
-}
-
-void barrier(Communicator& communicator) {
-  const auto work = communicator.submit({});
-  while (!communicator.wait(*work, 1.0)) {
-  }
 }
 
 TEST(mailbox_many_senders_to_one_box_while_collectives_run) {
@@ -124,7 +44,7 @@ TEST(mailbox_many_senders_to_one_box_while_collectives_run) {
         std::vector<std::shared_ptr<Work>> works;
         for (int i = 0; i < kMessages; ++i)
           works.push_back(send(box, 0, std::to_string(i), pattern(size_of_message(i), communicator->rank())));
-        for (const auto& work : works) finish(box, work);
+        for (const auto& work : works) wait(box.communicator(), work);
       }
       while (!communicator->wait(*reduced, 1.0)) {
       }
@@ -145,7 +65,7 @@ TEST(mailbox_serves_many_threads_of_every_rank) {
         Mailbox& box = boxes[thread % 2];
         if (thread < 2) {
           for (int i = 0; i < kEach; ++i)
-            finish(box, send(box, to, std::to_string(i), pattern(size_of_message(i), i)));
+            wait(box.communicator(), send(box, to, std::to_string(i), pattern(size_of_message(i), i)));
         } else {
           for (int i = 0; i < kEach; ++i) {
             const Delivery delivery = receive(box, i % 2 ? from : Mailbox::kAnyone);
@@ -186,21 +106,22 @@ TEST(mailbox_random_traffic_among_all) {
         CHECK_EQ(delivery.message->head(), std::to_string(number));
         CHECK(joined(*delivery.message) == pattern(size_of_message(number), number));
       }
-      for (const auto& work : works) finish(box, work);
+      for (const auto& work : works) wait(box.communicator(), work);
       barrier(*communicator);
     });
   }
 }
 
 TEST(mailbox_serves_sixty_four_ranks) {
-  run_engines(64, {}, [](const std::shared_ptr<Communicator>& communicator) {
+  run_engines(64, kInline, [](const std::shared_ptr<Communicator>& communicator) {
     Mailbox box(communicator, 0);
     if (communicator->rank() == 0) {
       long sum = 0;
       for (int i = 0; i < 63 * 20; ++i) sum += std::stol(receive(box).message->head());
       CHECK_EQ(sum, 63L * 64 / 2 * 20);
     } else {
-      for (int i = 0; i < 20; ++i) finish(box, send(box, 0, std::to_string(communicator->rank()), {}));
+      for (int i = 0; i < 20; ++i)
+        wait(box.communicator(), send(box, 0, std::to_string(communicator->rank()), {}));
     }
     barrier(*communicator);
   });
@@ -227,7 +148,7 @@ TEST(mailbox_closes_with_mail_in_flight) {
 
 TEST(mailbox_closes_under_waiting_receivers) {
   for (const bool progress_thread : {false, true}) {
-    run_engines(2, {.progress_thread = progress_thread},
+    run_engines(2, {.progress_thread = progress_thread, .segment_bytes = 1024},
                 [](const std::shared_ptr<Communicator>& communicator) {
                   Mailbox box(communicator, 7);
                   std::vector<std::thread> receivers;
@@ -246,67 +167,6 @@ TEST(mailbox_closes_under_waiting_receivers) {
                   CHECK_EQ(refused.load(), 3);
                 });
   }
-}
-
-TEST(mailbox_a_message_given_up_before_it_goes_breaks_nothing_and_after_that_the_communicator) {
-  std::atomic<bool> out{false}, broken{false};
-  run_engines(2, {}, [&](const std::shared_ptr<Communicator>& world) {
-    const auto group = world->subgroup(1, world->rank(), {0, 1}, world->segment_bytes());
-    Mailbox box(group, 7);
-    if (world->rank() == 0) {
-      for (int i = 0; i < 64; ++i) finish(box, send(box, 1, "x", {}));
-      const auto waiting = send(box, 1, "never goes", {});
-      waiting->abandon("interrupted");
-      CHECK_THROWS(finish(box, waiting), Aborted, "interrupted");
-      CHECK(!group->failure());
-      barrier(*world);
-      while (!out) std::this_thread::yield();
-      // Rank 1 is in no call: the message is announced, and its first segments are posted.
-      Mailbox other(group, 8);
-      CHECK_THROWS(finish(other, send(other, 1, "x", pattern(100000, 0), 0.02)), Timeout,
-                   "rank 1 has taken 0");
-      CHECK(group->failure().has_value());
-      broken = true;
-    } else {
-      barrier(*world);
-      for (int i = 0; i < 64; ++i) {
-        const Delivery delivery = receive(box, 0);
-        CHECK_EQ(delivery.message->head(), "x");
-      }
-      out = true;
-      while (!broken) std::this_thread::yield();
-      CHECK_THROWS(receive(box), Timeout, "send of 100");
-    }
-    barrier(*world);
-  });
-}
-
-// Random bytes where a peer's frames belong: errors, no crash, no hang.
-TEST(mailbox_refuses_torn_frames) {
-  run_engines(2, {}, [](const std::shared_ptr<Communicator>& communicator) {
-    barrier(*communicator);
-    if (communicator->rank() == 1) return barrier(*communicator);
-    auto& service = communicator->engine().driver().service<MailService>();
-    Mailbox box(communicator, 0);
-    std::mt19937 random(1);
-    int refused = 0;
-    for (int round = 0; round < 20000; ++round) {
-      Bytes frame(random() % 120);
-      for (auto& byte : frame) byte = static_cast<std::byte>(random() % 3 ? 0 : random());
-      if (!frame.empty()) frame[0] = std::byte{1};  // a letter; others are credits and announcements
-      try {
-        service.frame(1, frame);
-      } catch (const TransportError&) {
-        ++refused;
-      }
-    }
-    CHECK(refused > 10000);
-    CHECK_THROWS(service.frame(1, Bytes(40, std::byte{9})), TransportError, "unknown type 9");
-    CHECK_THROWS(service.frame(1, Bytes(40, std::byte{3})), TransportError, "received more");
-    CHECK_THROWS(service.frame(1, Bytes(40, std::byte{2})), TransportError, "no room for a message");
-    CHECK_THROWS(service.frame(1, Bytes(39)), TransportError, "torn mailbox frame of 39 bytes");
-    barrier(*communicator);
-  });
 }
 
 TEST(mailbox_heads_that_do_not_fit_are_refused) {

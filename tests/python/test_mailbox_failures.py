@@ -11,6 +11,7 @@ import pytest
 
 import pycomm
 from pycomm import Communicator, InvalidArgument, Message
+from pycomm.content import encode
 from pycomm.testing import run_threads
 
 pytestmark = pytest.mark.timeout(60)
@@ -85,17 +86,18 @@ def test_a_receiver_that_never_receives_makes_the_sender_time_out_and_breaks_not
                 pycomm.Timeout, match="rank 1 has not received 64 earlier messages of mailbox 7"
             ):
                 box.send(1, 64, timeout=0.05)
-            works = [box.send_async(1, i, timeout=0.05) for i in (65, 66)]
-            with pytest.raises(pycomm.Timeout, match=r"rank 1 has not received 64|earlier messages"):
-                works[1].wait()
-            assert isinstance(works[0].error(), pycomm.Timeout) and comm.broken is None
+            patient = box.send_async(1, 65)
+            with pytest.raises(pycomm.Timeout, match=r"after 0\.05 s: waiting for earlier messages to it$"):
+                box.send(1, 66, timeout=0.05)
+            assert not patient.done() and comm.broken is None
             comm.barrier()
             box.send(1, 67)
+            patient.wait()
             return []
         comm.barrier()
-        return [box.recv(0).content for _ in range(65)]
+        return [box.recv(0).content for _ in range(66)]
 
-    assert run_threads(2, rank)[1] == [*range(64), 67]
+    assert run_threads(2, rank)[1] == [*range(64), 65, 67]
 
 
 def test_a_receiver_that_is_in_no_call_is_named_by_the_sender_that_waits() -> None:
@@ -242,6 +244,25 @@ def test_after_the_end_calls_are_refused() -> None:
             call()
 
 
+def test_what_a_message_kept_alive_is_not_released_in_the_middle_of_a_pass() -> None:
+    waited: list[bool] = []
+
+    def rank(comm: Communicator) -> None:
+        class Buffer(bytearray):
+            def __del__(self) -> None:
+                comm.all_reduce_async(np.ones(3)).wait(timeout=1)  # needs passes itself
+                waited.append(True)
+
+        head, pieces = encode(np.frombuffer(Buffer(10_000), np.uint8))
+        comm.mailbox(1)._core.submit(0, head, pieces, 5.0)
+        del pieces
+        comm.mailbox(2)  # makes the pass that ends the message
+        comm.barrier()
+        assert waited == [True]
+
+    run_threads(1, rank, progress="inline")
+
+
 # ---- refused before anything moves
 
 REFUSED: dict[str, tuple[Callable[[Communicator], Any], str]] = {
@@ -256,6 +277,14 @@ REFUSED: dict[str, tuple[Callable[[Communicator], Any], str]] = {
     "source below zero": (lambda c: c.mailbox(1).poll(-1), "source is -1"),
     "no time to send": (lambda c: c.mailbox(1).send(0, 0, timeout=0), "timeout is 0"),
     "no time to receive": (lambda c: c.mailbox(1).recv(timeout=float("nan")), "timeout is nan"),
+    "words for a time to send": (
+        lambda c: c.mailbox(1).send(0, 0, timeout="3"),  # type: ignore[arg-type]
+        "timeout is '3'; expected seconds above 0, or None",
+    ),
+    "words for a time to receive": (
+        lambda c: c.mailbox(1).recv(timeout="3"),  # type: ignore[arg-type]
+        "timeout is '3'",
+    ),
     "content": (
         lambda c: c.mailbox(1).send(0, {"grads": [0, 1, 2, {3}]}),
         r"content\['grads'\]\[3\] is a set; expected dict",

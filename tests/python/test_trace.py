@@ -83,6 +83,18 @@ def test_a_rank_waits_on_its_own_row_for_a_named_operation(traced: TraceFile) ->
     assert {span.rank for span in traced.spans if span.name == "drive"} == {0, 1, 2}
 
 
+def test_a_wait_for_a_message_is_not_one_for_an_operation(tmp_path: Path) -> None:
+    def rank(comm: Communicator) -> None:
+        if comm.rank == 0:
+            comm.mailbox(1).send(1, np.zeros(300_000))
+        else:
+            comm.mailbox(1).recv(0)
+
+    run_threads(2, rank, trace=tmp_path / "trace.json")
+    waits = [span.args for span in TraceFile(tmp_path / "trace.json").span(0, "wait")]
+    assert {} in waits and all(args.get("collective") != "" for args in waits), waits
+
+
 def test_the_sides_of_a_collective_overlap_in_time(traced: TraceFile) -> None:
     collectives = traced.collectives()
     assert len(collectives) == 3 * 2 + 2
