@@ -200,7 +200,9 @@ class Mail:
         ...
 class Mailbox:
     def __init__(self, communicator: Communicator, tag: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
+        """
+        Moves what can be moved. Does not block.
+        """
     def poke(self) -> None:
         """
         Moves what can be moved. Does not block.

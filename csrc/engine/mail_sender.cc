@@ -66,7 +66,10 @@ bool MailSender::launch_in_turn(int peer) {
       continue;
     }
     const auto sending = take_first(link, at);
-    peer == plane_.router().rank() ? keep(sending) : launch(peer, sending);
+    if (peer == plane_.router().rank())
+      keep(sending);
+    else
+      launch(peer, sending);
     moved = true;
     blocked = 0;
   }

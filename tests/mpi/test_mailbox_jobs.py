@@ -55,14 +55,17 @@ def test_mail_of_a_rank_that_left_is_received_however_rarely_one_looks(tmp_path:
         import pycomm
         comm = pycomm.init()
         box = comm.mailbox(1)
-        comm.barrier()
-        content = np.arange(1500) % 251
+        content = (np.arange(1500) % 251).astype(np.uint8)
         if comm.rank == 1:
-            box.send(0, content.astype(np.uint8))  # a copy: it is sent before anybody receives
+            box.send(0, content)  # opens the connection
+            comm.barrier()
+            box.send(0, content)  # small: MPI takes it along, whether rank 0 is in a call or not
             pycomm.shutdown()
         else:
+            box.recv(1)
+            comm.barrier()
             time.sleep(0.3)
-            assert box.poll(1) is None  # reads of the message and the goodbye
+            assert box.poll(1) is None  # it reads of the message, and the goodbye
             time.sleep(1.1)
             until = time.monotonic() + 20
             while (message := box.poll(1)) is None:
