@@ -124,7 +124,7 @@ int slots_in(const Step& step) {
 }  // namespace
 
 CompiledPlan::CompiledPlan(const Plan& plan, bool in_place)
-    : chunks(plan.chunks), stages(static_cast<int>(plan.stages.size())) {
+    : in_place(in_place), chunks(plan.chunks), stages(static_cast<int>(plan.stages.size())) {
   Dependencies dependencies(in_place);
   for (int stage = 0; stage < stages; ++stage) {
     for (const Step& step : plan.stages[stage].steps) {
@@ -152,6 +152,45 @@ CompiledPlan::CompiledPlan(const Plan& plan, bool in_place)
       }
     }
   }
+}
+
+CompiledPlan::CompiledPlan(const Algorithm& algorithm, const Spec& spec, bool in_place)
+    : CompiledPlan(algorithm.plan(spec), in_place) {
+  if (!mapped) return;
+  Spec theirs = spec;
+  for (theirs.rank = 0; theirs.rank < spec.size; ++theirs.rank) {
+    if (theirs.rank == spec.rank) continue;
+    for (const Stage& stage : algorithm.plan(theirs).stages) {
+      for (const Step& step : stage.steps) {
+        if (std::find(step.peers.begin(), step.peers.end(), spec.rank) == step.peers.end()) continue;
+        if (step.op == Op::reduce_from) expose(step.src, step.chunk).read = true;
+        if (step.op == Op::store_to) expose(step.dst, step.chunk).written = true;
+      }
+    }
+  }
+  // What our own steps do with such a chunk, they do where the peers see it.
+  for (const CompiledStep& compiled : steps)
+    for (const Buffer buffer : {compiled.step.src, compiled.step.dst})
+      if (compiled.step.op != Op::meet && find_exposed(buffer, compiled.step.chunk)) {
+        ExposedChunk& chunk = expose(buffer, compiled.step.chunk);
+        chunk.read = true;
+        chunk.written |= buffer == compiled.step.dst && compiled.step.op != Op::store_to;
+      }
+}
+
+ExposedChunk& CompiledPlan::expose(Buffer buffer, int chunk) {
+  if (const ExposedChunk* const known = find_exposed(buffer, chunk)) return exposed[known - exposed.data()];
+  const auto behind = std::upper_bound(exposed.begin(), exposed.end(), chunk,
+                                       [](int number, const ExposedChunk& other) { return number < other.chunk; });
+  return *exposed.insert(behind, ExposedChunk{buffer, chunk});
+}
+
+const ExposedChunk* CompiledPlan::find_exposed(Buffer buffer, int chunk) const {
+  auto found = std::lower_bound(exposed.begin(), exposed.end(), chunk,
+                                [](const ExposedChunk& other, int number) { return other.chunk < number; });
+  for (; found != exposed.end() && found->chunk == chunk; ++found)
+    if ((in_place && !is_scratch(buffer)) || found->buffer == buffer) return &*found;
+  return nullptr;
 }
 
 }  // namespace pycomm

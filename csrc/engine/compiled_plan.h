@@ -25,9 +25,22 @@ struct Channel {
   std::vector<int> steps;
 };
 
-struct CompiledPlan {
-  explicit CompiledPlan(const Plan& plan, bool in_place);
+// A chunk of ours that peers read or write where it lies.
+struct ExposedChunk {
+  Buffer buffer;
+  int chunk = 0;
+  bool read = false;  // what it holds before the call is needed
+  bool written = false;
+};
 
+struct CompiledPlan {
+  CompiledPlan(const Plan& plan, bool in_place);
+  // The same for a plan among mapped peers: what they touch here stands in their plans.
+  CompiledPlan(const Algorithm& algorithm, const Spec& spec, bool in_place);
+
+  const ExposedChunk* find_exposed(Buffer buffer, int chunk) const;
+
+  bool in_place = false;
   int chunks = 1;
   int stages = 0;
   int scratch_slots = 0;
@@ -35,6 +48,10 @@ struct CompiledPlan {
   std::vector<CompiledStep> steps;
   std::vector<Channel> channels;
   std::vector<int> local;  // steps that send and receive nothing, in order
+  std::vector<ExposedChunk> exposed;  // in order of chunk; in place an input and an output are one
+
+ private:
+  ExposedChunk& expose(Buffer buffer, int chunk);
 };
 
 }  // namespace pycomm

@@ -30,8 +30,9 @@ inline void run_engines(int size, const Options& options, const Body& body) {
     settings.segment_bytes = options.segment_bytes;
     settings.timeout_s = 60;
     try {
-      const auto engine =
-          Engine::create({rank, size, world.handles(), nullptr}, settings, options.progress_thread);
+      auto handles = world.handles();
+      handles["shm"] = handles["inproc"];  // ranks that are threads use it when they are told to
+      const auto engine = Engine::create({rank, size, handles, nullptr}, settings, options.progress_thread);
       std::vector<int> ranks(size);
       std::iota(ranks.begin(), ranks.end(), 0);
       body(std::make_shared<Communicator>(engine, std::make_shared<Group>(0, rank, ranks),
