@@ -90,8 +90,8 @@ std::shared_ptr<const CompiledPlan> Communicator::plan_for(const Algorithm& algo
                                                            bool in_place) {
   auto& plan = plans_[PlanKey{&algorithm, call.root, in_place}];
   if (!plan)
-    plan = std::make_shared<const CompiledPlan>(
-        algorithm, Spec{call.collective, rank(), size(), call.root}, in_place);
+    plan = std::make_shared<const CompiledPlan>(algorithm, Spec{call.collective, rank(), size(), call.root},
+                                                in_place);
   return plan;
 }
 

@@ -180,8 +180,9 @@ CompiledPlan::CompiledPlan(const Algorithm& algorithm, const Spec& spec, bool in
 
 ExposedChunk& CompiledPlan::expose(Buffer buffer, int chunk) {
   if (const ExposedChunk* const known = find_exposed(buffer, chunk)) return exposed[known - exposed.data()];
-  const auto behind = std::upper_bound(exposed.begin(), exposed.end(), chunk,
-                                       [](int number, const ExposedChunk& other) { return number < other.chunk; });
+  const auto behind =
+      std::upper_bound(exposed.begin(), exposed.end(), chunk,
+                       [](int number, const ExposedChunk& other) { return number < other.chunk; });
   return *exposed.insert(behind, ExposedChunk{buffer, chunk});
 }
 

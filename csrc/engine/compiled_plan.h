@@ -47,7 +47,7 @@ struct CompiledPlan {
   bool mapped = false;
   std::vector<CompiledStep> steps;
   std::vector<Channel> channels;
-  std::vector<int> local;  // steps that send and receive nothing, in order
+  std::vector<int> local;             // steps that send and receive nothing, in order
   std::vector<ExposedChunk> exposed;  // in order of chunk; in place an input and an output are one
 
  private:

@@ -9,10 +9,12 @@ Mirrors::Mirrors(PeerMemory& memory, const CompiledPlan& plan, const Layout& lay
                  const View& output)
     : plan_(plan), layout_(layout), wholes_{&input, &output} {
   const View& larger = input.bytes() > output.bytes() ? input : output;
-  for (const int buffer : {kInput.id, kOutput.id}) lend(memory, buffer, plan.in_place ? larger : *wholes_[buffer]);
+  for (const int buffer : {kInput.id, kOutput.id})
+    lend(memory, buffer, plan.in_place ? larger : *wholes_[buffer]);
   for (const ExposedChunk& chunk : plan.exposed) {
     if (!chunk.read || !mirrors_[chunk.buffer.id].memory) continue;
-    const View view = whole(chunk.buffer).slice(layout.offset(chunk.buffer, chunk.chunk), layout.count(chunk.chunk));
+    const View view =
+        whole(chunk.buffer).slice(layout.offset(chunk.buffer, chunk.chunk), layout.count(chunk.chunk));
     std::byte* const there = place(chunk.buffer, chunk.chunk, view.data);
     if (view.count > 0) std::memcpy(there, view.data, static_cast<std::size_t>(view.bytes()));
   }
@@ -29,8 +31,9 @@ void Mirrors::lend(PeerMemory& memory, int buffer, const View& extent) {
   if (!exposed) return;
   Mirror& mirror = mirrors_[buffer];
   mirror.of = extent.data;
-  mirror.memory = plan_.in_place && mirrors_[0].memory ? mirrors_[0].memory
-                                                       : memory.borrow(static_cast<std::size_t>(extent.bytes()));
+  mirror.memory = plan_.in_place && mirrors_[0].memory
+                      ? mirrors_[0].memory
+                      : memory.borrow(static_cast<std::size_t>(extent.bytes()));
   std::byte* const begin = mirror.memory.get() + (view.data - mirror.of);
   regions_[buffer] = *memory.describe({begin, static_cast<std::size_t>(view.bytes())});
 }
@@ -47,7 +50,8 @@ void Mirrors::copy_out() const {
     const View view =
         whole(chunk.buffer).slice(layout_.offset(chunk.buffer, chunk.chunk), layout_.count(chunk.chunk));
     if (view.count > 0)
-      std::memcpy(view.data, place(chunk.buffer, chunk.chunk, view.data), static_cast<std::size_t>(view.bytes()));
+      std::memcpy(view.data, place(chunk.buffer, chunk.chunk, view.data),
+                  static_cast<std::size_t>(view.bytes()));
   }
 }
 

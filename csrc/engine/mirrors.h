@@ -1,7 +1,7 @@
 // Stand-ins for buffers that peers must address and cannot, for an operation of a mapped plan: memory of
 // theirs is a mirror, whole in size, of which only the exposed chunks are used. They are copied there before
-// the peers are met and back at the end; what no peer touches stays where the caller has it. So ranks that lend
-// such memory and ranks that do not run the same plan.
+// the peers are met and back at the end; what no peer touches stays where the caller has it. So ranks that
+// lend such memory and ranks that do not run the same plan.
 #pragma once
 
 #include <array>

@@ -6,8 +6,8 @@
 //   shm_ring       what the two ends of a line write and read, and in which order
 //   shm_outgoing   messages from here; shm_incoming: messages to here
 //
-// Among threads of one process (for tests and sanitizers: a handle "shm" asks for it) all this is the same, but
-// that a heap has one mapping.
+// Among threads of one process (for tests and sanitizers: a handle "shm" asks for it) all this is the same,
+// but that a heap has one mapping.
 #include <memory>
 #include <optional>
 #include <utility>
@@ -146,7 +146,8 @@ class ShmTransport final : public Transport, public PeerMemory {
   std::shared_ptr<std::byte> allocate(std::size_t bytes) override {
     // An eighth is left to messages.
     const std::size_t whole = heap_->mapping()->bytes(), free = heap_->free_bytes();
-    std::byte* const memory = free >= whole / 8 && bytes <= free - whole / 8 ? heap_->allocate(bytes) : nullptr;
+    std::byte* const memory =
+        free >= whole / 8 && bytes <= free - whole / 8 ? heap_->allocate(bytes) : nullptr;
     if (!memory) no_room(bytes);
     return {memory, [heap = heap_](std::byte* block) { heap->free(block); }};
   }
@@ -159,14 +160,15 @@ class ShmTransport final : public Transport, public PeerMemory {
 
  private:
   [[noreturn]] void no_room(std::size_t bytes) const {
-    throw TransportError(text("the shared heap of ", heap_->mapping()->bytes() >> 20, " MB has no room for ", bytes,
+    throw TransportError(text("the shared heap of ", heap_->mapping()->bytes() >> 20, " MB has no room for ",
+                              bytes,
                               " bytes: set PYCOMM_HEAP_MB higher, or keep fewer arrays of comm.empty()"));
   }
 
   void check_rank(int peer) const {
     const int size = static_cast<int>(incoming_.size());
-    PYCOMM_CHECK(peer >= 0 && peer < size && peer != rank_, "rank ", peer, " is not another one of the ", size,
-                 " ranks of this world");
+    PYCOMM_CHECK(peer >= 0 && peer < size && peer != rank_, "rank ", peer, " is not another one of the ",
+                 size, " ranks of this world");
   }
 
   Outgoing& to(int peer) {
@@ -210,8 +212,8 @@ class ShmTransport final : public Transport, public PeerMemory {
     if (receive.state == Receive::State::done) return receive.arrived;
     if (receive.state != Receive::State::too_large) return std::nullopt;
     receive.state = Receive::State::told;
-    throw TransportError(text("rank ", rank_, " posted a receive of ", receive.into.size(), " bytes, and rank ",
-                              post.peer, " sent ", receive.arrived));
+    throw TransportError(text("rank ", rank_, " posted a receive of ", receive.into.size(),
+                              " bytes, and rank ", post.peer, " sent ", receive.arrived));
   }
 
   const int rank_;

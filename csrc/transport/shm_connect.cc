@@ -33,7 +33,8 @@ template <class... Parts>
 
 std::string random_name() {
   std::array<unsigned char, 16> random;
-  if (getrandom(random.data(), random.size(), 0) != static_cast<ssize_t>(random.size())) fail("getrandom failed");
+  if (getrandom(random.data(), random.size(), 0) != static_cast<ssize_t>(random.size()))
+    fail("getrandom failed");
   std::string name = "pycomm-";
   for (unsigned char byte : random) {
     name += "0123456789abcdef"[byte >> 4];
@@ -69,8 +70,8 @@ bool is_of_our_user(int socket) {
   return getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && peer.uid == geteuid();
 }
 
-// Heaps of this process, by name: ranks that are its threads see each other's at the same addresses. Two mappings
-// of one file would hide their races from a sanitizer.
+// Heaps of this process, by name: ranks that are its threads see each other's at the same addresses. Two
+// mappings of one file would hide their races from a sanitizer.
 struct Mapped {
   std::mutex mutex;
   std::map<std::string, std::weak_ptr<Mapping>> heaps;

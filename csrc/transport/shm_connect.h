@@ -1,8 +1,8 @@
-// How ranks of one node find each other: each listens on a socket in the abstract namespace (which ends with its
-// process and spans one network namespace), under a name that only its job knows. To talk to a peer, a rank
-// connects to that name and hands over its heap with the place of its line to this peer. The peer need not be
-// there to take it: the kernel keeps both, so nobody waits. Each direction has a socket of its own; they stay
-// open, silent, and end with either process.
+// How ranks of one node find each other: each listens on a socket in the abstract namespace (which ends with
+// its process and spans one network namespace), under a name that only its job knows. To talk to a peer, a
+// rank connects to that name and hands over its heap with the place of its line to this peer. The peer need
+// not be there to take it: the kernel keeps both, so nobody waits. Each direction has a socket of its own;
+// they stay open, silent, and end with either process.
 #pragma once
 
 #include <chrono>

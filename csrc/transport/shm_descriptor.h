@@ -1,5 +1,5 @@
-// A file descriptor that a forked child does not keep: a peer learns of our death by the end of a socket, and a
-// copy in a child would hide it.
+// A file descriptor that a forked child does not keep: a peer learns of our death by the end of a socket, and
+// a copy in a child would hide it.
 //
 // Threads: any.
 #pragma once

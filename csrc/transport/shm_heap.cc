@@ -18,7 +18,8 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 constexpr std::size_t kSmallest = std::size_t{1} << 20;
-// All heaps of a node are mapped by each of its ranks; processes of x86-64 and arm64 have at least 2^47 bytes.
+// All heaps of a node are mapped by each of its ranks; processes of x86-64 and arm64 have at least 2^47
+// bytes.
 constexpr std::size_t kAddressSpace = std::size_t{1} << 45;
 // Smaller blocks keep their pages: giving them back, and having them anew, costs more than a copy.
 constexpr std::size_t kGiveBack = std::size_t{1} << 20;
@@ -51,7 +52,8 @@ std::size_t Heap::choose_bytes(std::int64_t bytes, int ranks) {
   chosen = std::min(chosen, kAddressSpace / static_cast<std::size_t>(std::max(ranks, 1)));
   rlimit limit{};
   if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
-    chosen = std::min(chosen, static_cast<std::size_t>(limit.rlim_cur));  // beyond it the kernel would kill us
+    chosen =
+        std::min(chosen, static_cast<std::size_t>(limit.rlim_cur));  // beyond it the kernel would kill us
   return std::max(chosen / page_bytes() * page_bytes(), kSmallest);
 }
 
@@ -62,7 +64,8 @@ Heap::Heap(std::size_t bytes) : owner_(getpid()) {
     // Sealed: no process can make it shorter under the feet of the others.
     if (ftruncate(fd_, static_cast<off_t>(bytes)) != 0 ||
         fcntl(fd_, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
-      throw TransportError(text("cannot reserve ", bytes >> 20, " MB of shared memory: ", std::strerror(errno)));
+      throw TransportError(
+          text("cannot reserve ", bytes >> 20, " MB of shared memory: ", std::strerror(errno)));
     mapping_ = std::make_shared<Mapping>(fd_, bytes);
   } catch (...) {
     ::close(take_descriptor());
@@ -97,7 +100,8 @@ void Heap::free(std::byte* memory) {
   auto [offset, size] = *block;
   blocks_.erase(block);
   if (size >= kGiveBack) {
-    const std::size_t first = rounded(offset, page_bytes()), end = (offset + size) / page_bytes() * page_bytes();
+    const std::size_t first = rounded(offset, page_bytes()),
+                      end = (offset + size) / page_bytes() * page_bytes();
     madvise(mapping_->data() + first, end - first, MADV_REMOVE);  // should it fail, the pages stay ours
   }
   const auto after = holes_.find(offset + size);

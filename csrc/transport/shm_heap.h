@@ -1,6 +1,6 @@
-// The memory that a rank shares with the others of its node: one sparse file without a name, mapped once by each
-// of them. It is reserved at init and charged page by page as it is touched; it is gone when the last process
-// that has it is gone, however that one ends.
+// The memory that a rank shares with the others of its node: one sparse file without a name, mapped once by
+// each of them. It is reserved at init and charged page by page as it is touched; it is gone when the last
+// process that has it is gone, however that one ends.
 #pragma once
 
 #include <cstddef>
@@ -36,8 +36,8 @@ class Mapping {
 // Our own heap. Threads: any.
 class Heap {
  public:
-  // Half the machine's memory, unless `bytes` says otherwise; less where a world of so many ranks could not map
-  // all heaps, or where files may not be that large.
+  // Half the machine's memory, unless `bytes` says otherwise; less where a world of so many ranks could not
+  // map all heaps, or where files may not be that large.
   static std::size_t choose_bytes(std::int64_t bytes, int ranks);
 
   // Throws TransportError where the system has no such memory.
@@ -64,8 +64,8 @@ class Heap {
   std::map<std::size_t, std::size_t> blocks_;  // the same of what is allocated
 };
 
-// Blocks for messages and operations, which come back to a cache: fresh pages cost more than the copy into them. Used by the
-// driver only.
+// Blocks for messages and operations, which come back to a cache: fresh pages cost more than the copy into
+// them. Used by the driver only.
 class BlockCache {
  public:
   explicit BlockCache(std::shared_ptr<Heap> heap) : heap_(std::move(heap)) {}

@@ -8,7 +8,8 @@
 namespace pycomm::shm {
 
 void Incoming::attach(const Arrival& arrival) {
-  PYCOMM_DCHECK(!attached() && arrival.line % 64 == 0 && arrival.line + sizeof(Line) <= arrival.heap->bytes());
+  PYCOMM_DCHECK(!attached() && arrival.line % 64 == 0 &&
+                arrival.line + sizeof(Line) <= arrival.heap->bytes());
   heap_ = arrival.heap;
   line_.emplace(*std::launder(reinterpret_cast<Line*>(heap_->data() + arrival.line)));
 }

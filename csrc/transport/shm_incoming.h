@@ -1,6 +1,6 @@
-// What one rank receives from one peer: reads the peer's line and gives each message to the eldest receive with
-// its tag. What nobody waits for yet stays where it lies if that is the peer's heap, and is kept here if it came
-// in the ring, which must not stand still: other tags are behind it.
+// What one rank receives from one peer: reads the peer's line and gives each message to the eldest receive
+// with its tag. What nobody waits for yet stays where it lies if that is the peer's heap, and is kept here if
+// it came in the ring, which must not stand still: other tags are behind it.
 #pragma once
 
 #include <deque>

@@ -1,19 +1,21 @@
-// The way from one rank to another through shared memory: a ring of cells for messages, a second one for control
-// frames, and slots by which the receiver answers. It lies in the sender's heap.
+// The way from one rank to another through shared memory: a ring of cells for messages, a second one for
+// control frames, and slots by which the receiver answers. It lies in the sender's heap.
 //
 // A message takes cells that follow each other, its first bytes beside the head: a short message and its flag
 // are one cache line. One rank writes a ring and one reads it. Who orders what:
 //
-//   Cell::flag   written last, with release; read first, with acquire: the reader sees the whole message, and all
+//   Cell::flag   written last, with release; read first, with acquire: the reader sees the whole message, and
+//   all
 //                that the writer did before it, its stores to peers' memory included. Before a message is
 //                published the flag behind it is cleared (relaxed: the reader looks there only after this
 //                message, whose release covers it), for those cells may hold any bytes of an earlier lap.
 //   Ring::read   how far the reader is, stored with release once it has copied a message out; the writer
 //                acquires it before it writes those cells again.
-//   Slot         of a message whose memory stays in use: `offered` by the sender before it publishes. The reader
-//                takes it, the sender may revoke it: one compare-and-exchange each, of which one wins; relaxed,
-//                because it hands over no data, only the right to read it. `done` is stored with release after
-//                the last read; the sender acquires it and may rewrite the memory.
+//   Slot         of a message whose memory stays in use: `offered` by the sender before it publishes. The
+//   reader
+//                takes it, the sender may revoke it: one compare-and-exchange each, of which one wins;
+//                relaxed, because it hands over no data, only the right to read it. `done` is stored with
+//                release after the last read; the sender acquires it and may rewrite the memory.
 #pragma once
 
 #include <algorithm>
