@@ -12,6 +12,7 @@ void bind_engine(pybind11::module_& m);
 void bind_communicator(pybind11::module_& m);
 void bind_bucketer(pybind11::module_& m);
 void bind_mailbox(pybind11::module_& m);
+void bind_memory(pybind11::module_& m);
 void bind_info(pybind11::module_& m);
 
 }  // namespace pycomm::bindings

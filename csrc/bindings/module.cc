@@ -10,5 +10,6 @@ PYBIND11_MODULE(_core, m) {
   bind_communicator(m);
   bind_bucketer(m);
   bind_mailbox(m);
+  bind_memory(m);
   bind_info(m);
 }
