@@ -18,7 +18,8 @@ struct Memory {
 }  // namespace
 
 void bind_memory(py::module_& m) {
-  py::class_<Memory>(m, "Memory", py::buffer_protocol(), "Bytes that peers can address, until it is collected.")
+  py::class_<Memory>(m, "Memory", py::buffer_protocol(),
+                     "Bytes that peers can address, until it is collected.")
       .def_buffer([](Memory& memory) {
         return py::buffer_info(memory.data.get(), 1, "B", 1, {memory.bytes}, {py::ssize_t{1}});
       });
