@@ -74,6 +74,10 @@ Heap::Heap(std::size_t bytes) : owner_(getpid()) {
   holes_.emplace(0, bytes);
 }
 
+Heap::~Heap() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
 int Heap::take_descriptor() {
   return std::exchange(fd_, -1);
 }

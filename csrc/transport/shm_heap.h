@@ -42,6 +42,9 @@ class Heap {
 
   // Throws TransportError where the system has no such memory.
   explicit Heap(std::size_t bytes);
+  ~Heap();
+  Heap(const Heap&) = delete;
+  Heap& operator=(const Heap&) = delete;
 
   int take_descriptor();  // of the file, once: the caller owns it
   const std::shared_ptr<Mapping>& mapping() const { return mapping_; }

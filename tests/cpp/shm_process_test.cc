@@ -16,8 +16,10 @@
 #include <thread>
 #include <vector>
 
+#include "bootstrap/bootstrap.h"
 #include "check.h"
 #include "core/error.h"
+#include "engines.h"
 #include "transport/transport.h"
 
 namespace pycomm {
@@ -59,13 +61,14 @@ class End {
   Transport& operator*() { return *transport_; }
   Transport* operator->() { return transport_.get(); }
   int peer() const { return 1 - rank_; }
+  std::uintptr_t socket() const { return static_cast<std::uintptr_t>(socket_); }
   void close() { transport_.reset(); }
 
   // Beside the transport: one word.
   void say() { CHECK_EQ(write(socket_, "x", 1), 1); }
   void hear() {
     char word = 0;
-    CHECK_EQ(recv(socket_, &word, 1, 0), 1);
+    CHECK_EQ(::recv(socket_, &word, 1, 0), 1);
   }
 
   void finish(Ticket ticket) {
@@ -125,6 +128,34 @@ void run_processes(const Body& first, const Body& second, int killed = -1) {
       CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
   }
 }
+
+// The exchange before everything, over the same kind of socket.
+class SocketBootstrap final : public Bootstrap {
+ public:
+  SocketBootstrap(int rank, int socket) : rank_(rank), socket_(socket) {}
+  std::vector<std::string> exchange(const std::string& bytes, double) override {
+    std::array<char, 4096> theirs{};
+    CHECK_EQ(write(socket_, bytes.data(), bytes.size() + 1), static_cast<ssize_t>(bytes.size() + 1));
+    std::size_t length = 0;  // up to the zero byte
+    do CHECK_EQ(::recv(socket_, &theirs.at(length), 1, 0), 1);
+    while (theirs[length++] != '\0');
+    std::vector<std::string> all = {bytes, theirs.data()};
+    if (rank_ == 1) std::swap(all[0], all[1]);
+    return all;
+  }
+
+ private:
+  const int rank_;
+  const int socket_;
+};
+
+const Register<BootstrapEntry> kSocket({"test_socket",
+                                        [](const Environment& environment) -> std::unique_ptr<Bootstrap> {
+                                          const auto handle = environment.handles.find("test_socket");
+                                          if (handle == environment.handles.end()) return nullptr;
+                                          return std::make_unique<SocketBootstrap>(
+                                              environment.rank, static_cast<int>(handle->second));
+                                        }});
 
 std::vector<std::string> open_files() {
   std::vector<std::string> files;
@@ -198,6 +229,34 @@ TEST(shm_messages_of_a_peer_that_was_killed_still_arrive) {
         const Bytes out(100000, std::byte{5});
         end->post_send(0, kTag, out);
         end.say();
+        kill(getpid(), SIGKILL);
+      },
+      1);
+}
+
+TEST(shm_collective_with_a_rank_that_was_killed_is_aborted_and_names_it) {
+  const auto join = [](End& end) {
+    Settings settings;
+    settings.transports = {"shm"};
+    settings.timeout_s = 60;
+    const std::map<std::string, std::uintptr_t> handles{{"test_socket", end.socket()}};
+    const auto engine = Engine::create({1 - end.peer(), 2, handles, nullptr}, settings, false);
+    auto world = std::make_shared<Group>(0, engine->rank(), std::vector<int>{0, 1});
+    return std::make_shared<Communicator>(engine, std::move(world), engine->segment_bytes());
+  };
+  run_processes(
+      [&](End& end) {
+        const auto communicator = join(end);
+        auto values = contribution(0, 1000);
+        wait(*communicator, communicator->submit(all_reduce(view_of(values))));
+        const auto pending = communicator->submit(all_reduce(view_of(values)));
+        CHECK_THROWS(wait(*communicator, pending), Aborted, "world rank 1 has left");
+      },
+      [&](End& end) {
+        const auto communicator = join(end);
+        auto values = contribution(1, 1000);
+        wait(*communicator, communicator->submit(all_reduce(view_of(values))));
+        CHECK(values == sum_of_contributions(2, 1000));
         kill(getpid(), SIGKILL);
       },
       1);
