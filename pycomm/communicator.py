@@ -63,12 +63,12 @@ class Communicator(Collectives):
 
     def empty(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Any:
         """An uninitialised array that the other ranks of this node address where it lies: collectives on it
-        spare a copy. A torch tensor for a torch dtype, else a NumPy array. Local: does not block, and the other
-        ranks need not call it; any mix of such arrays and others may be passed to any call.
+        spare a copy. A torch tensor for a torch dtype, else a NumPy array. Local: does not block, and the
+        other ranks need not call it; any mix of such arrays and others may be passed to any call.
 
-        The memory is given back when the array and all its views are gone; it may outlive `shutdown()`. Ordinary
-        memory where no transport shares any (`pycomm.info()["transports"]`), or on a single rank. A forked
-        child sees and changes the same memory.
+        The memory is given back when the array and all its views are gone; it may outlive `shutdown()`.
+        Ordinary memory where no transport shares any (`pycomm.info()["transports"]`), or on a single rank. A
+        forked child sees and changes the same memory.
 
         Raises TransportError when the rank's heap is full (`PYCOMM_HEAP_MB`; half of the machine's memory
         unless set, charged only as it is touched).

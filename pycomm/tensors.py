@@ -34,7 +34,9 @@ def empty_on(memory: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     if type(dtype).__module__ == "torch":
         import torch
 
-        flat = torch.frombuffer(memory, dtype=dtype) if memory is not None else torch.empty(shape, dtype=dtype)
+        flat = (
+            torch.frombuffer(memory, dtype=dtype) if memory is not None else torch.empty(shape, dtype=dtype)
+        )
         return flat.reshape(shape)
     return np.empty(shape, dtype) if memory is None else np.frombuffer(memory, dtype).reshape(shape)
 

@@ -29,8 +29,8 @@ class Pycomm(Implementation):
                 continue
             kind = "codec" if option in info["codecs"] else "algorithm"
             if kind == "algorithm" and option not in algorithms:
-                known = f"algorithm ({', '.join(sorted(algorithms))}), codec ({', '.join(info['codecs'])}) or plain"
-                raise BenchError(f"pycomm has no {option!r}; expected an {known}")
+                known = f"algorithm ({', '.join(sorted(algorithms))}) or codec ({', '.join(info['codecs'])})"
+                raise BenchError(f"pycomm has no {option!r}; expected an {known}, or plain")
             if kind in self._options:
                 raise BenchError(f"pycomm takes one {kind}, got {self._options[kind]} and {option}")
             self._options[kind] = option

@@ -230,9 +230,8 @@ bool Neighbours::hear(Caller& caller) {
 }
 
 void Neighbours::look() {
-  const auto now = Clock::now();
-  if (now - looked_ < kLookEvery) return;
-  looked_ = now;
+  if (Clock::now() < next_look_) return;
+  next_look_ = Clock::now() + kLookEvery;
   while (!uncalled_.empty() && call(uncalled_.front())) uncalled_.pop_front();
   std::array<epoll_event, 64> events;
   const int count = epoll_wait(events_.get(), events.data(), static_cast<int>(events.size()), 0);

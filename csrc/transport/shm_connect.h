@@ -74,7 +74,7 @@ class Neighbours {
   std::deque<int> uncalled_;  // peers whose queue of callers was full
   std::deque<Arrival> arrivals_;
   std::deque<int> departures_;
-  std::chrono::steady_clock::time_point looked_{};
+  std::chrono::steady_clock::time_point next_look_{};
 };
 
 }  // namespace pycomm::shm

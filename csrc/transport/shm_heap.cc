@@ -54,7 +54,9 @@ std::size_t Heap::choose_bytes(std::int64_t bytes, int ranks) {
   if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
     chosen =
         std::min(chosen, static_cast<std::size_t>(limit.rlim_cur));  // beyond it the kernel would kill us
-  return std::max(chosen / page_bytes() * page_bytes(), kSmallest);
+  const std::size_t lines =
+      kSmallest * static_cast<std::size_t>(1 + ranks / 4);  // room for those to all peers
+  return std::max(chosen / page_bytes() * page_bytes(), lines);
 }
 
 Heap::Heap(std::size_t bytes) : owner_(getpid()) {

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import pycomm
 
@@ -18,13 +17,17 @@ COUNT = 50_003
 def memories(comm: pycomm.Communicator, count: int) -> dict[str, Any]:
     """Arrays of float32 wherever a user may have them."""
     shared, plain = comm.empty(count + 1), np.empty(count + 1, np.float32)
-    return {
+    arrays = {
         "shared": shared[:-1],
         "plain": plain[:-1],
         "shared and shifted": shared[1:],
         "plain and shifted": plain[1:],
-        "a shared tensor": comm.empty(count, torch.float32),
     }
+    if comm.size == 2:  # importing torch on more ranks than cores takes long
+        import torch
+
+        arrays["a shared tensor"] = comm.empty(count, torch.float32)
+    return arrays
 
 
 def any_mix_of_memory(comm: pycomm.Communicator) -> None:
