@@ -9,7 +9,7 @@ namespace pycomm::shm {
 
 void Incoming::attach(const Arrival& arrival) {
   PYCOMM_DCHECK(!attached() && arrival.line % 64 == 0 &&
-                arrival.line + sizeof(Line) <= arrival.heap->bytes());
+                arrival.line <= arrival.heap->bytes() - sizeof(Line));
   heap_ = arrival.heap;
   line_.emplace(*std::launder(reinterpret_cast<Line*>(heap_->data() + arrival.line)));
 }
