@@ -30,30 +30,44 @@ class Fault:
 
 
 FAULTS = {
-    "asan": Fault(
-        "a message is copied with one byte too many",
-        "csrc/transport/inproc.cc",
-        "std::memcpy(receive.into.data(), send.from.data(), bytes);",
-        "std::memcpy(receive.into.data(), send.from.data(), bytes + 1);",
-        "engine_all_reduces_by_every_algorithm_copying",
-        r"AddressSanitizer: heap-buffer-overflow",
-    ),
-    "ubsan": Fault(
-        "a signed sum overflows",
-        "csrc/algorithm/binomial.cc",
-        "self & -self;",
-        "(self + 2147483647) & self & -self;",
-        "every_plan_is_right_for_1_to_33_ranks",
-        r"runtime error: signed integer overflow",
-    ),
-    "tsan": Fault(
-        "a receive is marked done in relaxed order, so that its bytes are not ordered behind the mark",
-        "csrc/transport/inproc.cc",
-        "receive.done.store(true, std::memory_order_release);",
-        "receive.done.store(true, std::memory_order_relaxed);",
-        "engine_all_reduces_by_every_algorithm_copying",
-        r"ThreadSanitizer: data race",
-    ),
+    "asan": [
+        Fault(
+            "a message is copied with one byte too many",
+            "csrc/transport/inproc.cc",
+            "std::memcpy(receive.into.data(), send.from.data(), bytes);",
+            "std::memcpy(receive.into.data(), send.from.data(), bytes + 1);",
+            "engine_all_reduces_by_every_algorithm_copying",
+            r"AddressSanitizer: heap-buffer-overflow",
+        )
+    ],
+    "ubsan": [
+        Fault(
+            "a signed sum overflows",
+            "csrc/algorithm/binomial.cc",
+            "self & -self;",
+            "(self + 2147483647) & self & -self;",
+            "every_plan_is_right_for_1_to_33_ranks",
+            r"runtime error: signed integer overflow",
+        )
+    ],
+    "tsan": [
+        Fault(
+            "a receive is marked done in relaxed order, so that its bytes are not ordered behind the mark",
+            "csrc/transport/inproc.cc",
+            "receive.done.store(true, std::memory_order_release);",
+            "receive.done.store(true, std::memory_order_relaxed);",
+            "engine_all_reduces_by_every_algorithm_copying",
+            r"ThreadSanitizer: data race",
+        ),
+        Fault(
+            "shared memory is given back in relaxed order, so that it is rewritten while it is read",
+            "csrc/transport/shm_incoming.cc",
+            "if (slot != kNoSlot) line_->line.slots[slot].store(Slot::done, std::memory_order_release);",
+            "if (slot != kNoSlot) line_->line.slots[slot].store(Slot::done, std::memory_order_relaxed);",
+            "shm_more_messages_than_slots_wait_their_turn",
+            r"ThreadSanitizer: data race",
+        ),
+    ],
 }
 
 
@@ -87,11 +101,11 @@ def reported(sanitizer: str, fault: Fault) -> bool:
 def main(sanitizers: Sequence[str]) -> int:
     missed = 0
     for sanitizer in sanitizers:
-        fault = FAULTS[sanitizer]
-        plant(fault)
         try:
-            build(sanitizer, fault.source)
-            missed += not reported(sanitizer, fault)
+            for fault in FAULTS[sanitizer]:
+                plant(fault)
+                build(sanitizer, fault.source)
+                missed += not reported(sanitizer, fault)
         finally:
             build(sanitizer, "")
     return 1 if missed else 0

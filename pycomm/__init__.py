@@ -1,4 +1,4 @@
-"""pycomm: collectives for NumPy arrays and torch tensors, over MPI and between threads.
+"""pycomm: collectives for NumPy arrays and torch tensors, over shared memory, MPI and between threads.
 
 >>> import numpy as np
 >>> import pycomm

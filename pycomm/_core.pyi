@@ -4,7 +4,7 @@ The collectives engine. Use it through the package pycomm.
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Bucketer', 'Communicator', 'Engine', 'Mail', 'Mailbox', 'OwnAlgorithm', 'Persistent', 'ThreadWorld', 'Trace', 'Work', 'algorithms', 'available_isas', 'codecs', 'isa', 'libmpi_path', 'mpi_abort', 'mpi_info', 'plan_text', 'supports', 'transports']
+__all__: list[str] = ['Bucketer', 'Communicator', 'Engine', 'Mail', 'Mailbox', 'Memory', 'OwnAlgorithm', 'Persistent', 'ThreadWorld', 'Trace', 'Work', 'algorithms', 'allocate', 'available_isas', 'codecs', 'isa', 'libmpi_path', 'mpi_abort', 'mpi_info', 'plan_text', 'supports', 'transports']
 class Work:
     def abandon(self, why: str) -> None:
         ...
@@ -222,8 +222,16 @@ class Mailbox:
     @property
     def tag(self) -> int:
         ...
+class Memory:
+    """
+    Bytes that peers can address, until it is collected.
+    """
 def algorithms() -> dict[str, dict[str, typing.Any]]:
     ...
+def allocate(communicator: Communicator, bytes: typing.SupportsInt | typing.SupportsIndex) -> Memory | None:
+    """
+    Memory that peers of this communicator's world can address; None where they can address none.
+    """
 def available_isas() -> list[str]:
     ...
 def codecs() -> dict[str, dict[str, typing.Any]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from pycomm.mailbox import Mailbox, mailbox_of
 from pycomm.persistent import Persistent, PersistentCollectives
 from pycomm.plans import is_registered, prove
 from pycomm.request import Request
+from pycomm.tensors import empty_on, item_bytes
 from pycomm.work import Work
 
 T = TypeVar("T")
@@ -58,6 +60,26 @@ class Communicator(PersistentCollectives):
     def grouped(self) -> Grouped:
         """A `with` block whose calls start together; small all-reduces travel as one."""
         return Grouped(self)
+
+    # ---- memory
+
+    def empty(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Any:
+        """An uninitialised array that the other ranks of this node address where it lies: collectives on it
+        spare a copy. A torch tensor for a torch dtype, else a NumPy array. Local: does not block, and the
+        other ranks need not call it; any mix of such arrays and others may be passed to any call.
+
+        The memory is given back when the array and all its views are gone; it may outlive `shutdown()`.
+        Ordinary memory where no transport shares any (`pycomm.info()["transports"]`), or on a single rank. A
+        forked child sees and changes the same memory.
+
+        Raises TransportError when the rank's heap is full (`PYCOMM_HEAP_MB`; half of the machine's memory
+        unless set, charged only as it is touched).
+        """
+        shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
+        if any(length < 0 for length in shape):
+            raise InvalidArgument(f"shape is {shape}; expected lengths of 0 or more")
+        nbytes = math.prod(shape) * item_bytes(dtype)
+        return empty_on(_core.allocate(self._core, nbytes) if nbytes else None, shape, dtype)
 
     # ---- messages of unknown sender and size
 

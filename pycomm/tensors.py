@@ -28,6 +28,24 @@ def new_like(x: Any, shape: tuple[int, ...]) -> Any:
     return np.empty(shape, dtype=np.asarray(x).dtype)
 
 
+def empty_on(memory: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """A tensor for a torch dtype, else a NumPy array, that lies in `memory` and keeps it; None: memory of its
+    own."""
+    if type(dtype).__module__ == "torch":
+        import torch
+
+        flat = (
+            torch.frombuffer(memory, dtype=dtype) if memory is not None else torch.empty(shape, dtype=dtype)
+        )
+        return flat.reshape(shape)
+    return np.empty(shape, dtype) if memory is None else np.frombuffer(memory, dtype).reshape(shape)
+
+
+def item_bytes(dtype: Any) -> int:
+    """The size of an element of a torch or NumPy dtype."""
+    return int(dtype.itemsize if type(dtype).__module__ == "torch" else np.dtype(dtype).itemsize)
+
+
 def shape_of(x: Any) -> tuple[int, ...]:
     """The shape of a tensor, an array or a buffer."""
     return tuple(x.shape) if hasattr(x, "shape") else np.asarray(x).shape

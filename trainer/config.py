@@ -39,8 +39,8 @@ class FitConfig:
         schedule: how the learning rate changes from step to step
         warmup_steps: steps before that in which it rises in a straight line from almost nothing
         eval_every: evaluate after every so many steps, on the validation split if there is one
-            (data_options.validation_fraction), else on the test split; 0 only at the end. Weights of the lowest
-            validation loss are kept
+            (data_options.validation_fraction), else on the test split; 0 only at the end. Weights of the
+            lowest validation loss are kept
         eval_every_epochs: the same, counted in passes over the training data
         patience: stop after so many evaluations without a better validation loss (never if not given)
         tolerance: by how much a validation loss has to be less to be better

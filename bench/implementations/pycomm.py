@@ -1,5 +1,5 @@
-"""pycomm's collectives on NumPy arrays. Options: an algorithm and a codec, named as in `pycomm.info()`, and
-`persistent`: operations that are prepared once."""
+"""pycomm's collectives on NumPy arrays made by `comm.empty`. Options: an algorithm and a codec, named as in
+`pycomm.info()`, `plain` for ordinary memory, and `persistent` for operations that are prepared once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pycomm
 from bench.errors import BenchError
 from bench.implementations import IMPLEMENTATIONS, Call, Implementation, UnsupportedError
-from bench.operations import ROOT, Case
+from bench.operations import ROOT, Array, Case
 from bench.ranks import Ranks
 
 
@@ -24,16 +24,20 @@ class Pycomm(Implementation):
         self._options: dict[str, str] = {}
         algorithms = {row.split(":")[1] for row in self._rows}
         self._persistent = "persistent" in options
+        self._plain = "plain" in options
         for option in options:
-            if option == "persistent":
+            if option in ("persistent", "plain"):
                 continue
             kind = "codec" if option in info["codecs"] else "algorithm"
             if kind == "algorithm" and option not in algorithms:
                 known = f"algorithm ({', '.join(sorted(algorithms))}) or codec ({', '.join(info['codecs'])})"
-                raise BenchError(f"pycomm has no {option!r}; expected an {known}")
+                raise BenchError(f"pycomm has no {option!r}; expected an {known}, or plain")
             if kind in self._options:
                 raise BenchError(f"pycomm takes one {kind}, got {self._options[kind]} and {option}")
             self._options[kind] = option
+
+    def empty(self, count: int, dtype: str) -> Array:
+        return super().empty(count, dtype) if self._plain else self.comm.empty(count, dtype)
 
     def all_reduce(self, case: Case) -> Call:
         return self._call("all_reduce", case.input, case.redop, **self._reducing(case))

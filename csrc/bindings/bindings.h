@@ -14,6 +14,7 @@ void bind_persistent(pybind11::module_& m);
 void bind_plans(pybind11::module_& m);
 void bind_bucketer(pybind11::module_& m);
 void bind_mailbox(pybind11::module_& m);
+void bind_memory(pybind11::module_& m);
 void bind_info(pybind11::module_& m);
 
 }  // namespace pycomm::bindings

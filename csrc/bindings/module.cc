@@ -12,5 +12,6 @@ PYBIND11_MODULE(_core, m) {
   bind_persistent(m);
   bind_bucketer(m);
   bind_mailbox(m);
+  bind_memory(m);
   bind_info(m);
 }

@@ -15,6 +15,7 @@ struct Environment {
   int size = 1;
   std::map<std::string, std::uintptr_t> handles;
   std::shared_ptr<void> owner = {};  // of what the handles point to; the engine holds it
+  std::int64_t heap_bytes = 0;       // of memory shared with peers; 0: as the transport chooses
 };
 
 }  // namespace pycomm

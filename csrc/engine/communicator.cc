@@ -92,9 +92,12 @@ std::shared_ptr<const CompiledPlan> Communicator::plan_for(const Algorithm& algo
   if (call.own_algorithm) return call.own_algorithm->compiled(in_place);
   const std::lock_guard lock(mutex_);
   auto& plan = plans_[PlanKey{&algorithm, call.root, in_place}];
-  if (!plan)
-    plan = std::make_shared<const CompiledPlan>(algorithm.plan({call.collective, rank(), size(), call.root}),
-                                                in_place);
+  if (!plan) {
+    const auto plan_of = [&](int of_rank) {
+      return algorithm.plan({call.collective, of_rank, size(), call.root});
+    };
+    plan = std::make_shared<const CompiledPlan>(plan_of, rank(), size(), in_place);
+  }
   return plan;
 }
 

@@ -124,7 +124,7 @@ int slots_in(const Step& step) {
 }  // namespace
 
 CompiledPlan::CompiledPlan(const Plan& plan, bool in_place)
-    : chunks(plan.chunks), stages(static_cast<int>(plan.stages.size())) {
+    : in_place(in_place), chunks(plan.chunks), stages(static_cast<int>(plan.stages.size())) {
   Dependencies dependencies(in_place);
   for (int stage = 0; stage < stages; ++stage) {
     for (const Step& step : plan.stages[stage].steps) {
@@ -152,6 +152,51 @@ CompiledPlan::CompiledPlan(const Plan& plan, bool in_place)
       }
     }
   }
+}
+
+CompiledPlan::CompiledPlan(const std::function<Plan(int rank)>& plan_of, int rank, int size, bool in_place)
+    : CompiledPlan(plan_of(rank), in_place) {
+  if (!mapped) return;
+  for (int peer = 0; peer < size; ++peer) {
+    if (peer == rank) continue;
+    const Plan theirs = plan_of(peer);
+    for (const Stage& stage : theirs.stages) {
+      for (const Step& step : stage.steps) {
+        if (std::find(step.peers.begin(), step.peers.end(), rank) == step.peers.end()) continue;
+        if (step.op == Op::reduce_from) expose(step.src, step.chunk).read = true;
+        if (step.op == Op::store_to) expose(step.dst, step.chunk).written = true;
+      }
+    }
+  }
+  // What our own steps do with such a chunk, they do where the peers see it.
+  for (const CompiledStep& compiled : steps) {
+    const Step& step = compiled.step;
+    if (step.op == Op::meet) continue;
+    std::vector<Buffer> touched = step.sources;
+    touched.insert(touched.end(), {step.src, step.dst});
+    for (const Buffer buffer : touched) {
+      if (!find_exposed(buffer, step.chunk)) continue;
+      ExposedChunk& chunk = expose(buffer, step.chunk);
+      chunk.read = true;
+      chunk.written |= buffer == step.dst && step.op != Op::store_to;
+    }
+  }
+}
+
+ExposedChunk& CompiledPlan::expose(Buffer buffer, int chunk) {
+  if (const ExposedChunk* const known = find_exposed(buffer, chunk)) return exposed[known - exposed.data()];
+  const auto behind =
+      std::upper_bound(exposed.begin(), exposed.end(), chunk,
+                       [](int number, const ExposedChunk& other) { return number < other.chunk; });
+  return *exposed.insert(behind, ExposedChunk{buffer, chunk});
+}
+
+const ExposedChunk* CompiledPlan::find_exposed(Buffer buffer, int chunk) const {
+  auto found = std::lower_bound(exposed.begin(), exposed.end(), chunk,
+                                [](const ExposedChunk& other, int number) { return other.chunk < number; });
+  for (; found != exposed.end() && found->chunk == chunk; ++found)
+    if ((in_place && !is_scratch(buffer)) || found->buffer == buffer) return &*found;
+  return nullptr;
 }
 
 }  // namespace pycomm

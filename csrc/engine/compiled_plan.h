@@ -3,6 +3,7 @@
 // communicators keep compiled plans.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "plan/plan.h"
@@ -25,16 +26,33 @@ struct Channel {
   std::vector<int> steps;
 };
 
-struct CompiledPlan {
-  explicit CompiledPlan(const Plan& plan, bool in_place);
+// A chunk of ours that peers read or write where it lies.
+struct ExposedChunk {
+  Buffer buffer;
+  int chunk = 0;
+  bool read = false;  // what it holds before the call is needed
+  bool written = false;
+};
 
+struct CompiledPlan {
+  CompiledPlan(const Plan& plan, bool in_place);
+  // The same among peers that may be mapped: what they touch here stands in their plans.
+  CompiledPlan(const std::function<Plan(int rank)>& plan_of, int rank, int size, bool in_place);
+
+  const ExposedChunk* find_exposed(Buffer buffer, int chunk) const;
+
+  bool in_place = false;
   int chunks = 1;
   int stages = 0;
   int scratch_slots = 0;
   bool mapped = false;
   std::vector<CompiledStep> steps;
   std::vector<Channel> channels;
-  std::vector<int> local;  // steps that send and receive nothing, in order
+  std::vector<int> local;             // steps that send and receive nothing, in order
+  std::vector<ExposedChunk> exposed;  // in order of chunk; in place an input and an output are one
+
+ private:
+  ExposedChunk& expose(Buffer buffer, int chunk);
 };
 
 }  // namespace pycomm

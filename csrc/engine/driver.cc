@@ -413,17 +413,26 @@ bool Driver::read_control() {
     else
       services_[kind - 1]->frame(frame.peer, bytes);
   }
+  while (const auto peer = router_.poll_departure()) {
+    any = true;
+    departed(*peer);
+  }
   return any;
 }
 
 void Driver::read_notice(int peer, std::span<const std::byte> bytes) {
   const Notice notice = Notice::unpack(bytes);
   if (notice.context == Notice::kLeaving) {
-    left_.emplace(peer, Clock::now());
-    for (const auto& service : services_) service->departed(peer);
+    departed(peer);
     return;
   }
   fail_locally(notice.context, {notice.kind, notice.what});
+}
+
+// It has said so, or a transport has noticed.
+void Driver::departed(int peer) {
+  if (!left_.emplace(peer, Clock::now()).second) return;
+  for (const auto& service : services_) service->departed(peer);
 }
 
 std::shared_ptr<Group> Driver::fail_locally(std::uint32_t context, const Failure& failure) {

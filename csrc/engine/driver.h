@@ -118,6 +118,7 @@ class Driver {
   // The group, if this was its first failure.
   std::shared_ptr<Group> fail_locally(std::uint32_t context, const Failure& failure);
   void read_notice(int peer, std::span<const std::byte> bytes);
+  void departed(int peer);
   bool past_deadline(Task& task);
   template <class Done>
   void drive(Done done);

@@ -40,7 +40,9 @@ std::shared_ptr<Engine> Engine::create(const Environment& environment, const Set
   const Exchange exchange = [&](const std::string& bytes) {
     return parts.bootstrap->exchange(bytes, agreed.timeout_s);
   };
-  parts.router = Router::connect(environment, exchange, agreed.transports);
+  Environment placed = environment;
+  if (agreed.heap_mb > 0) placed.heap_bytes = agreed.heap_mb << 20;
+  parts.router = Router::connect(placed, exchange, agreed.transports);
   parts.router->set_pacing(agreed.segment_bytes, agreed.window);
 
   std::int64_t segment = std::int64_t{1} << 20;

@@ -60,8 +60,7 @@ HostExecutor::HostExecutor(std::shared_ptr<const Operation> operation, const Hea
     kept_valid_.assign(plan_.chunks * segments_per_chunk_, 0);
   }
   if (plan_.mapped && world_ranks_.size() > 1) {
-    PeerMemory& memory = *router_.peer_memory(world_ranks_);
-    regions_ = {memory.describe(operation_.input.span()), memory.describe(operation_.output.span())};
+    mirrors_.emplace(*router_.peer_memory(world_ranks_), plan_, layout_, operation_.input, operation_.output);
     peer_regions_.resize(world_ranks_.size());
   }
 }
@@ -141,7 +140,8 @@ bool HostExecutor::post_send(Lane& lane) {
 
 std::byte* HostExecutor::payload_of(int index, std::int64_t segment, Staging::Block& block) {
   const Step& step = plan_.steps[index].step;
-  if (step.op == Op::meet) return reinterpret_cast<std::byte*>(regions_.data());
+  if (step.op == Op::meet)
+    return reinterpret_cast<std::byte*>(const_cast<Region*>(mirrors_->regions().data()));
   const View source = segment_view(step.src, step.chunk, segment);
   const double scale = contribution_scale(step.src);
   const Codec& codec = *operation_.codec;
@@ -254,7 +254,7 @@ bool HostExecutor::apply(const Lane& lane, const Flight& flight) {
   if (flight.step < 0) return true;
   const Step& step = plan_.steps[flight.step].step;
   if (step.op == Op::meet) {
-    std::memcpy(&peer_regions_[lane.channel->peer], flight.wire, sizeof(regions_));
+    std::memcpy(&peer_regions_[lane.channel->peer], flight.wire, sizeof(peer_regions_[0]));
   } else {
     if (!ready(flight.step, flight.segment)) return false;
     apply_payload(flight);
@@ -362,7 +362,7 @@ void HostExecutor::step_on(Lane& lane) {
 void HostExecutor::complete(int step) {
   Progress& progress = progress_[step];
   if (plan_.steps[step].step.op == Op::meet && --progress.parts_left > 0) return;
-  if (++progress.done == progress.segments) --unfinished_;
+  if (++progress.done == progress.segments && --unfinished_ == 0 && mirrors_) mirrors_->copy_out();
 }
 
 bool HostExecutor::ready(int index, std::int64_t segment) const {
@@ -452,7 +452,9 @@ View HostExecutor::chunk_view(Buffer buffer, int chunk) const {
     return {scratch_.data() + (buffer.id - 2) * slot_bytes, count, dtype};
   }
   const View& whole = buffer == kInput ? operation_.input : operation_.output;
-  return whole.slice(layout_.offset(buffer, chunk), count);
+  View view = whole.slice(layout_.offset(buffer, chunk), count);
+  if (mirrors_) view.data = mirrors_->place(buffer, chunk, view.data);
+  return view;
 }
 
 View HostExecutor::segment_view(Buffer buffer, int chunk, std::int64_t segment) const {
@@ -473,7 +475,7 @@ View HostExecutor::peer_segment_view(int peer, Buffer buffer, int chunk, std::in
 
 std::int64_t HostExecutor::payload_bytes(int index, std::int64_t segment) const {
   const Step& step = plan_.steps[index].step;
-  if (step.op == Op::meet) return sizeof(regions_);
+  if (step.op == Op::meet) return sizeof(peer_regions_[0]);
   const std::int64_t count =
       std::min(operation_.segment_count, layout_.count(step.chunk) - segment * operation_.segment_count);
   return operation_.codec->wire_bytes(count, operation_.input.dtype);

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@
 #include "engine/executor.h"
 #include "engine/group.h"
 #include "engine/layout.h"
+#include "engine/mirrors.h"
 #include "engine/staging.h"
 #include "engine/wire.h"
 #include "engine/work.h"
@@ -136,7 +138,7 @@ class HostExecutor final : public Executor {
   Staging::Block scratch_;
   Staging::Block kept_;
   std::vector<std::uint8_t> kept_valid_;
-  std::array<Region, 2> regions_{};  // of our input and output, for peers
+  std::optional<Mirrors> mirrors_;  // of a mapped plan
   std::vector<std::array<Region, 2>> peer_regions_;
 };
 

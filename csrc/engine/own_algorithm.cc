@@ -22,11 +22,13 @@ OwnAlgorithm::OwnAlgorithm(Collective collective, int root, const std::string& n
     : root_(root), size_(static_cast<int>(plans.size())) {
   PYCOMM_CHECK(collective != Collective::send && collective != Collective::recv,
                "send and recv take no algorithm");
+  PYCOMM_CHECK(rank >= 0 && rank < size_, "rank ", rank, " of ", size_, " plans");
   const std::string flaw = flaw_of(collective, root, plans, false);
   PYCOMM_CHECK(flaw.empty(), "algorithm '", name, "' is wrong for ", name_of(collective), " on ", size_,
                " ranks: ", flaw);
   for (const bool in_place : {false, true})
-    compiled_[in_place] = std::make_shared<const CompiledPlan>(plans.at(rank), in_place);
+    compiled_[in_place] = std::make_shared<const CompiledPlan>([&](int of_rank) { return plans[of_rank]; },
+                                                               rank, size_, in_place);
   std::string everything;
   bool mapped = false;
   for (const Plan& plan : plans) {

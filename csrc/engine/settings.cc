@@ -35,6 +35,7 @@ void set(Settings& settings, const std::string& name, const std::string& value, 
     settings.segment_bytes = static_cast<std::int64_t>(number(value, shown, 0, 1 << 30, true));
   if (name == "window") settings.window = static_cast<int>(number(value, shown, 0, 1024, true));
   if (name == "in_flight") settings.in_flight = static_cast<int>(number(value, shown, 1, 1024, true));
+  if (name == "heap_mb") settings.heap_mb = static_cast<std::int64_t>(number(value, shown, 0, 1 << 25, true));
   if (name == "trace_events")
     settings.trace_events = static_cast<std::int64_t>(number(value, shown, 0, 1e12, true));
   if (name == "transports") settings.transports = split_list(value);
@@ -43,11 +44,10 @@ void set(Settings& settings, const std::string& name, const std::string& value, 
 }  // namespace
 
 Settings Settings::from_environment() {
-  static const std::map<std::string, std::string> kVariables = {{"timeout_s", "PYCOMM_TIMEOUT_S"},
-                                                                {"segment_bytes", "PYCOMM_SEGMENT_BYTES"},
-                                                                {"window", "PYCOMM_WINDOW"},
-                                                                {"in_flight", "PYCOMM_IN_FLIGHT"},
-                                                                {"transports", "PYCOMM_TRANSPORTS"}};
+  static const std::map<std::string, std::string> kVariables = {
+      {"timeout_s", "PYCOMM_TIMEOUT_S"}, {"segment_bytes", "PYCOMM_SEGMENT_BYTES"},
+      {"window", "PYCOMM_WINDOW"},       {"in_flight", "PYCOMM_IN_FLIGHT"},
+      {"heap_mb", "PYCOMM_HEAP_MB"},     {"transports", "PYCOMM_TRANSPORTS"}};
   Settings settings;
   for (const auto& [name, variable] : kVariables)
     if (const char* value = std::getenv(variable.c_str()); value && *value)
@@ -59,7 +59,8 @@ std::string Settings::to_text() const {
   std::ostringstream out;
   out.precision(17);
   out << "timeout_s=" << timeout_s << " segment_bytes=" << segment_bytes << " window=" << window
-      << " in_flight=" << in_flight << " trace_events=" << trace_events << " transports=";
+      << " in_flight=" << in_flight << " heap_mb=" << heap_mb << " trace_events=" << trace_events
+      << " transports=";
   for (std::size_t i = 0; i < transports.size(); ++i) out << (i ? "," : "") << transports[i];
   return out.str();
 }

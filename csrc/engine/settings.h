@@ -12,6 +12,7 @@ struct Settings {
   std::int64_t segment_bytes = 0;  // PYCOMM_SEGMENT_BYTES; 0: as the transport measured
   int window = 0;  // PYCOMM_WINDOW, segments in flight per peer and direction; 0: as the transport measured
   int in_flight = 4;              // PYCOMM_IN_FLIGHT, collectives of one communicator that advance at once
+  std::int64_t heap_mb = 0;       // PYCOMM_HEAP_MB, memory that a rank can share on its node; 0: half of all
   std::int64_t trace_events = 0;  // memory of the trace; 0: none. Asked for by init(), not a variable
   std::vector<std::string> transports;  // PYCOMM_TRANSPORTS, a comma-separated list; empty: all that work
 

@@ -9,6 +9,8 @@
 #include <atomic>
 #include <cstring>
 #include <deque>
+#include <new>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -98,10 +100,15 @@ namespace {
 
 class SharedAddressSpace final : public PeerMemory {
  public:
-  Region describe(std::span<std::byte> memory) override {
-    return {reinterpret_cast<std::uintptr_t>(memory.data()), memory.size()};
+  std::optional<Region> describe(std::span<std::byte> memory) override {
+    return Region{reinterpret_cast<std::uintptr_t>(memory.data()), memory.size()};
   }
   std::byte* map(int, const Region& region) override { return reinterpret_cast<std::byte*>(region.base); }
+  std::shared_ptr<std::byte> allocate(std::size_t bytes) override {
+    constexpr std::align_val_t kAlignment{64};
+    return {static_cast<std::byte*>(::operator new(bytes, kAlignment)),
+            [](std::byte* memory) { ::operator delete(memory, kAlignment); }};
+  }
 };
 
 class InprocTransport final : public Transport {

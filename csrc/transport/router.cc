@@ -125,6 +125,19 @@ PeerMemory* Router::peer_memory(const std::vector<int>& ranks) const {
   return common ? common->peer_memory() : nullptr;
 }
 
+PeerMemory* Router::any_peer_memory() const {
+  for (int peer = 0; peer < size(); ++peer)
+    if (peer != rank_)
+      if (PeerMemory* const memory = transport_for(peer).peer_memory()) return memory;
+  return nullptr;
+}
+
+std::optional<int> Router::poll_departure() const {
+  for (const Open& open : transports_)
+    if (const auto peer = open.transport->poll_departure()) return peer;
+  return std::nullopt;
+}
+
 bool Router::poll_control(ControlFrame* frame) const {
   for (const Open& open : transports_)
     if (open.transport->poll_control(frame)) return true;

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,8 +34,11 @@ class Router {
 
   // The one PeerMemory through which all of these (but ourselves) are addressable; null when there is none.
   PeerMemory* peer_memory(const std::vector<int>& ranks) const;
+  // Any through which some peer of ours addresses memory; null when there is none.
+  PeerMemory* any_peer_memory() const;
 
   bool poll_control(ControlFrame* frame) const;
+  std::optional<int> poll_departure() const;
   int rank() const { return rank_; }
   int size() const { return static_cast<int>(route_.size()); }
 

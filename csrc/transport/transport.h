@@ -46,12 +46,18 @@ struct Region {
 class PeerMemory {
  public:
   virtual ~PeerMemory() = default;
-  // Describes our own memory to peers.
-  virtual Region describe(std::span<std::byte> memory) = 0;
+  // Describes our own memory to peers; nothing where they cannot address it.
+  virtual std::optional<Region> describe(std::span<std::byte> memory) = 0;
   // Where we see a peer's region; valid while the peer's operation runs. Loads and stores to it are ordered
   // by the messages of this transport: what a peer wrote before it sent is seen after the message is
   // received.
   virtual std::byte* map(int peer, const Region& region) = 0;
+
+  // Memory that peers can address, aligned to 64 bytes, uninitialised. It may outlive the transport. Throws
+  // TransportError when there is no room. Threads: any.
+  virtual std::shared_ptr<std::byte> allocate(std::size_t bytes) = 0;
+  // The same for the length of an operation, from a cache. Driver only.
+  virtual std::shared_ptr<std::byte> borrow(std::size_t bytes) { return allocate(bytes); }
 };
 
 // How messages to a peer are best cut, in measured bytes.
@@ -85,6 +91,10 @@ class Transport {
 
   virtual void post_control(int peer, std::span<const std::byte> bytes) = 0;  // copies
   virtual bool poll_control(ControlFrame* frame) = 0;
+
+  // A peer whose process has ended or whose transport is gone, once for each, where that can be noticed. Its
+  // frames should be read first; messages that it has sent still arrive.
+  virtual std::optional<int> poll_departure() { return std::nullopt; }
 
   virtual PeerMemory* peer_memory() { return nullptr; }
 };

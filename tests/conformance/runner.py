@@ -1,13 +1,15 @@
 """Runs cases on one rank, a thread or a process, and judges what all ranks brought back.
 
 Eight neighbouring cases are in flight at once, then eight run one after the other, and so on. Around every
-array lie bytes that must not change.
+array lie bytes that must not change. About half of the arrays lie in memory of `comm.empty`, on each rank
+others.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +28,8 @@ MARGIN = 64  # bytes
 UNTOUCHED = 0xA5
 MAX_FAILURES = 20
 
+Empty = Callable[[int, Any], Any]  # (count, dtype) to an array
+
 
 @dataclass
 class Report:
@@ -40,9 +44,12 @@ class Report:
 class Memory:
     """An array that begins `shift` bytes after a 64-byte boundary, between margins."""
 
-    def __init__(self, dtype: str, count: int, shift: int, content: Array | None = None) -> None:
+    def __init__(
+        self, empty: Empty, dtype: str, count: int, shift: int, content: Array | None = None
+    ) -> None:
         self._bytes = count * ITEM_BYTES[dtype]
-        self._raw = np.full(self._bytes + shift + 64 + 2 * MARGIN, UNTOUCHED, np.uint8)
+        self._raw = empty(self._bytes + shift + 64 + 2 * MARGIN, np.uint8)
+        self._raw[:] = UNTOUCHED
         self._start = -(-(self._raw.ctypes.data + MARGIN) // 64) * 64 + shift - self._raw.ctypes.data
         inside = self._raw[self._start : self._start + self._bytes]
         self.stored: Array = inside.view(STORED[dtype])
@@ -64,11 +71,13 @@ def _as_bf16(inside: Array) -> Any:
 class Running:
     """A case that was started: what it waits for and how it is judged."""
 
-    def __init__(self, case: Case, size: int, rank: int, oracle: Oracle) -> None:
+    def __init__(self, case: Case, comm: Communicator, number: int, oracle: Oracle) -> None:
         self.case = case
-        self.size = size
-        self.rank = rank
+        self.size = comm.size
+        self.rank = comm.rank
         self.oracle = oracle
+        self._empty: Empty = comm.empty
+        self._choices = random.Random(f"{number} {comm.rank}")
         self.works: list[Any] = []
         self.judge: Callable[[], bytes] = lambda: b""
         self.memories: list[Memory] = []
@@ -76,7 +85,8 @@ class Running:
         self.times: tuple[float, float] | None = None
 
     def memory(self, count: int, content: Array | None = None) -> Memory:
-        made = Memory(self.case.kind.dtype, count, self.case.placement.shift, content)
+        empty = self._choices.choice((self._empty, np.empty))
+        made = Memory(empty, self.case.kind.dtype, count, self.case.placement.shift, content)
         self.memories.append(made)
         return made
 
@@ -111,7 +121,7 @@ def run_cases(comm: Communicator, cases: Sequence[Case], oracle: Oracle) -> Repo
         blocking = i % 2 == 1
         started: list[Running] = []
         for case in batch:
-            running = Running(case, comm.size, comm.rank, oracle)
+            running = Running(case, comm, report.count + len(started), oracle)
             _guarded(case, comm, START[case.collective], comm, running, blocking)
             if blocking:
                 _conclude(comm, running, report)

@@ -22,7 +22,7 @@ PROCESSES = (1, 2, 3, 4)
 BETWEEN_PROCESSES = [name for name in pycomm.info()["transports"] if name not in BETWEEN_THREADS]
 
 SMALL_BYTES = 64
-OWN_BYTES = 1 << 18  # what inproc, and mpi on one node, choose for themselves
+OWN_BYTES = 1 << 18  # what inproc, and mpi on one node, choose for themselves; twice what shm does
 FULL = os.environ.get("PYCOMM_CONFORMANCE") == "full"
 
 

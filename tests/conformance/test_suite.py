@@ -36,7 +36,7 @@ class Lying:
     """A communicator that spoils what its operations write."""
 
     def __init__(self, comm: Communicator, lie: Lie) -> None:
-        self.rank, self.size = comm.rank, comm.size
+        self.rank, self.size, self.empty = comm.rank, comm.size, comm.empty
         self._comm = comm
         self._lie = lie
 

@@ -44,11 +44,11 @@ void run(Communicator& communicator, Collective collective, const Algorithm& alg
 using Check = std::function<void(Communicator&, const Algorithm&)>;
 
 void check_each(Collective collective, const Check& check) {
-  for (const char* transport : {"inproc", "inproc_mapped"}) {
+  for (const char* transport : {"inproc", "inproc_mapped", "shm"}) {
     for (const int size : {1, 2, 3, 4, 5, 8}) {
       run_engines(size, {.transport = transport}, [&](const std::shared_ptr<Communicator>& communicator) {
         for (const Algorithm* algorithm : algorithms_for(collective)) {
-          const bool mapped = std::string(transport) == "inproc_mapped" || size == 1;
+          const bool mapped = is_mapped(transport) || size == 1;
           if (algorithm->uneven && (mapped || !algorithm->mapped) &&
               (!algorithm->supports || algorithm->supports(size)))
             check(*communicator, *algorithm);

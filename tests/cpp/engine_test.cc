@@ -19,7 +19,7 @@ void check_every_all_reduce(const Options& options) {
     run_engines(size, options, [&](const std::shared_ptr<Communicator>& communicator) {
       for (const Algorithm* algorithm : algorithms_for(Collective::all_reduce)) {
         if (algorithm->supports && !algorithm->supports(size)) continue;
-        if (algorithm->mapped && options.transport != "inproc_mapped" && size > 1) continue;
+        if (algorithm->mapped && !is_mapped(options.transport) && size > 1) continue;
         for (const char* codec : {"none", "fp16", "bf16"}) {
           if (!algorithm->lossy_codecs && std::string(codec) != "none") continue;
           for (const std::int64_t count : {0, 1, size - 1, size + 1, 997, 4096}) {
@@ -41,6 +41,9 @@ TEST(engine_all_reduces_by_every_algorithm_copying) {
 }
 TEST(engine_all_reduces_by_every_algorithm_mapped) {
   check_every_all_reduce({.transport = "inproc_mapped"});
+}
+TEST(engine_all_reduces_by_every_algorithm_in_shared_memory) {
+  check_every_all_reduce({.transport = "shm"});
 }
 TEST(engine_all_reduces_with_a_progress_thread) {
   check_every_all_reduce({.transport = "inproc_mapped", .progress_thread = true});

@@ -19,7 +19,12 @@ struct Options {
   std::string transport = "inproc";
   bool progress_thread = false;
   std::int64_t segment_bytes = 256;
+  std::int64_t heap_mb = 0;
 };
+
+inline bool is_mapped(const std::string& transport) {
+  return Registry<TransportEntry>::instance().get(transport, "transport").mapped;
+}
 
 // Runs `body` on every rank; the first exception is rethrown here.
 inline void run_engines(int size, const Options& options, const Body& body) {
@@ -29,9 +34,11 @@ inline void run_engines(int size, const Options& options, const Body& body) {
     settings.transports = {options.transport};
     settings.segment_bytes = options.segment_bytes;
     settings.timeout_s = 60;
+    settings.heap_mb = options.heap_mb;
     try {
-      const auto engine =
-          Engine::create({rank, size, world.handles(), nullptr}, settings, options.progress_thread);
+      auto handles = world.handles();
+      handles["shm"] = handles["inproc"];  // ranks that are threads use it when they are told to
+      const auto engine = Engine::create({rank, size, handles, nullptr}, settings, options.progress_thread);
       std::vector<int> ranks(size);
       std::iota(ranks.begin(), ranks.end(), 0);
       body(std::make_shared<Communicator>(engine, std::make_shared<Group>(0, rank, ranks),

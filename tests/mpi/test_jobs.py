@@ -46,9 +46,18 @@ def said_nothing(outcome: Outcome) -> None:
     assert (outcome.status, lines) == (0, []), outcome
 
 
-@pytest.mark.parametrize("progress", ["inline", "thread"])
-def test_a_healthy_job_ends_with_status_0_and_says_nothing(progress: str) -> None:
-    outcome = run(3, HERE / "healthy_main.py", env={"PYCOMM_PROGRESS": progress})
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"PYCOMM_PROGRESS": "inline"},
+        {"PYCOMM_PROGRESS": "thread"},
+        {"PYCOMM_PROGRESS": "inline", "PYCOMM_TRANSPORTS": "mpi"},
+        {"PYCOMM_PROGRESS": "thread", "PYCOMM_TRANSPORTS": "mpi"},
+    ],
+    ids=lambda settings: "-".join(settings.values()),
+)
+def test_a_healthy_job_ends_with_status_0_and_says_nothing(settings: dict[str, str]) -> None:
+    outcome = run(3, HERE / "healthy_main.py", env=settings)
     assert outcome.stdout == "well\n", outcome
     said_nothing(outcome)
 
