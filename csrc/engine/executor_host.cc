@@ -140,8 +140,7 @@ bool HostExecutor::post_send(Lane& lane) {
 
 std::byte* HostExecutor::payload_of(int index, std::int64_t segment, Staging::Block& block) {
   const Step& step = plan_.steps[index].step;
-  if (step.op == Op::meet)
-    return reinterpret_cast<std::byte*>(const_cast<Region*>(mirrors_->regions().data()));
+  if (step.op == Op::meet) return reinterpret_cast<std::byte*>(mirrors_->regions().data());
   const View source = segment_view(step.src, step.chunk, segment);
   const double scale = contribution_scale(step.src);
   const Codec& codec = *operation_.codec;

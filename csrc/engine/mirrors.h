@@ -20,7 +20,7 @@ class Mirrors {
   Mirrors(PeerMemory& memory, const CompiledPlan& plan, const Layout& layout, const View& input,
           const View& output);
 
-  const std::array<Region, 2>& regions() const { return regions_; }  // of input and output, for peers
+  std::array<Region, 2>& regions() { return regions_; }  // of input and output, for peers
   // Where a chunk lies now, of one that lies at `data` in the caller's buffer.
   std::byte* place(Buffer buffer, int chunk, std::byte* data) const;
   void copy_out() const;
