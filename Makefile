@@ -47,10 +47,13 @@ seeds: $(VENV)/.dev compile ## worked examples with known numbers: a table of ex
 check: check-format check-lint check-types check-layers check-stubs ## formatters, linters, types, layers, stubs
 
 bench: $(VENV)/.trainer compile ## time collectives and training steps beside their peers; fills bench/results
-	$(LAUNCH) -n 2 $(BENCH) collectives --min 1K --max 256M --seconds 2 --json bench/results/all_reduce.json
-	$(LAUNCH) -n 2 $(BENCH) collectives --op reduce_scatter,all_gather,broadcast,barrier --min 16K --max 16M \
-	  --factor 32 --seconds 1 --json bench/results/others.json
+	$(LAUNCH) -n 2 $(BENCH) collectives --impl pycomm,pycomm:plain,pycomm:persistent,mpi,gloo --min 1K --max 256M \
+	  --seconds 2 --json bench/results/all_reduce.json
+	$(LAUNCH) -n 2 $(BENCH) collectives --op reduce_scatter,all_gather,broadcast,reduce,gather,scatter,all_to_all,barrier \
+	  --min 16K --max 16M --factor 32 --seconds 1 --json bench/results/others.json
 	$(LAUNCH) -n 4 $(BENCH) collectives --min 16K --max 64M --seconds 1 --json bench/results/all_reduce_4_ranks.json
+	PYCOMM_TRANSPORTS=mpi $(LAUNCH) -n 2 $(BENCH) collectives --impl pycomm,mpi --min 1K --max 64M --factor 16 \
+	  --seconds 1 --json bench/results/all_reduce_over_mpi.json
 	$(LAUNCH) -n 2 $(BENCH) training --impl none,pycomm,pycomm:overlap=on,pycomm+fp16,ddp-gloo,ddp-gloo:view \
 	  --seconds 40 --json bench/results/training.json
 	$(RUN) $(BENCH) report --write bench/results/*.json

@@ -77,7 +77,10 @@ class Buckets:
         self._places, sizes, dtypes = layout(self.slots, bucket_bytes)
         self._dtypes = [dtypes[bucket] for bucket, _, _ in self._places]
         self.dtypes = dtypes  # of each bucket
-        self.flat = [np.zeros(size, _NUMPY[name]) for size, name in zip(sizes, dtypes, strict=True)]
+        # Where the node's ranks address it: reductions read it there.
+        self.flat = [comm.empty(size, _NUMPY[name]) for size, name in zip(sizes, dtypes, strict=True)]
+        for flat in self.flat:
+            flat.fill(0)
         self._core = _core.Bucketer(
             comm._core,
             [flat.view(np.uint8) for flat in self.flat],

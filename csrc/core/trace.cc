@@ -1,10 +1,10 @@
 #include "core/trace.h"
 
-#include <new>
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <new>
 #include <utility>
 
 #if defined(__linux__)
