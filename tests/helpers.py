@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import tempfile
 import textwrap
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -145,6 +147,18 @@ def run(
 ) -> Outcome:
     """Start a program and wait for its end."""
     return start(ranks, program, *arguments, env=env).finish(limit_s)
+
+
+@contextmanager
+def files_of(most_bytes: int) -> Iterator[None]:
+    """Within it, writes beyond that fail in this process as they do on a full disk, with another errno. Not for
+    a whole test: pytest writes its report to a file that may be longer."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def script(folder: Path, source: str) -> Path:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,19 +25,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def environment() -> dict[str, str]:
     """For processes that tests start: they import from where this one does."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-
-
-@pytest.fixture
-def files_of_16_kb() -> Iterator[Callable[[], None]]:
-    """Writes beyond that fail as they do on a full disk, with another errno. Gives what ends this."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16384, hard))
-
-    def end() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-    yield end
-    end()
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import nn
 
 from pycomm import Communicator
 from pycomm.testing import run_threads
+from tests.helpers import files_of
 from trainer import DATA, FitConfig, TrainerError, fit, validation
 from trainer.errors import CollectiveError
 from trainer.evaluate import evaluate
@@ -223,9 +223,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_on_every_rank(size: int, tm
         assert "Not a directory" in message
 
 
-def test_no_room_for_the_weights_is_an_error_on_every_rank(
-    tmp_path: Path, files_of_16_kb: Callable[[], None]
-) -> None:
+def test_no_room_for_the_weights_is_an_error_on_every_rank(tmp_path: Path) -> None:
     config = FitConfig(**{**LINEAR, "model": "mlp"}, model_options={"hidden": 5000}, out=tmp_path, steps=1)
 
     def rank(comm: Communicator) -> str:
@@ -233,7 +231,9 @@ def test_no_room_for_the_weights_is_an_error_on_every_rank(
             fit(config, comm)
         return str(caught.value)
 
-    for message in run_threads(2, rank):
+    with files_of(16384):
+        messages = run_threads(2, rank)
+    for message in messages:
         assert "cannot write" in message
         assert "model.safetensors: " in message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "metrics.jsonl"]
@@ -253,10 +253,10 @@ def stopped(size: int, config: FitConfig) -> list[str]:
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_full_disk_during_training_ends_all_ranks_and_keeps_the_parameters(
-    size: int, tmp_path: Path, files_of_16_kb: Callable[[], None]
+    size: int, tmp_path: Path
 ) -> None:
-    messages = stopped(size, FitConfig(**LINEAR, out=tmp_path, steps=1000))
-    files_of_16_kb()
+    with files_of(16384):
+        messages = stopped(size, FitConfig(**LINEAR, out=tmp_path, steps=1000))
     rows = read_rows(tmp_path / "metrics.jsonl")
     done = len(rows) + 1  # the step whose row had no room
     expected = (

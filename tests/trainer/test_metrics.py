@@ -3,11 +3,11 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.helpers import files_of
 from trainer.errors import TrainerError
 from trainer.metrics import Metrics
 from trainer.rows import read_rows
@@ -40,9 +40,9 @@ def test_other_ranks_write_and_show_nothing(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_a_row_without_room_is_kept_as_trouble_and_ends_the_file_with_the_one_before(
-    tmp_path: Path, files_of_16_kb: Callable[[], None]
+    tmp_path: Path,
 ) -> None:
-    with Metrics(tmp_path, rank=0, steps=1000) as metrics:
+    with files_of(16384), Metrics(tmp_path, rank=0, steps=1000) as metrics:
         for step in range(1, 1001):
             metrics.add(row(step, 2.0))
         with pytest.raises(TrainerError, match=r"cannot write .*metrics.jsonl: File too large"):

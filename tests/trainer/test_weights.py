@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import copy
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tests.helpers import files_of
 from trainer.errors import TrainerError
 from trainer.weights import finite, load_weights, save_weights, trained_on
 
@@ -109,20 +108,11 @@ def test_weights_of_another_program_are_refused(tmp_path: Path) -> None:
         load_weights(tmp_path / "w.safetensors", model)
 
 
-@pytest.fixture
-def files_of_4_kb() -> Iterator[None]:
-    """Writes beyond that fail as they do on a full disk, with another errno."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_weights_without_room_leave_the_earlier_ones(tmp_path: Path, files_of_4_kb: None) -> None:
+def test_weights_without_room_leave_the_earlier_ones(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(path, nn.Linear(3, 3), step=1)
     before = path.read_bytes()
-    with pytest.raises(TrainerError, match=r"cannot write .*w.safetensors: .*File too large"):
+    with files_of(4096), pytest.raises(TrainerError, match=r"cannot write .*w.safetensors: .*File too large"):
         save_weights(path, nn.Linear(300, 300), step=2)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
