@@ -151,8 +151,8 @@ def run(
 
 @contextmanager
 def files_of(most_bytes: int) -> Iterator[None]:
-    """Within it, writes beyond that fail in this process as they do on a full disk, with another errno. Not for
-    a whole test: pytest writes its report to a file that may be longer."""
+    """Within it, writes beyond that fail in this process as they do on a full disk, with another errno. Not
+    for a whole test: pytest writes its report to a file that may be longer."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
     try:
