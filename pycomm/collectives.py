@@ -22,6 +22,7 @@ before anything moves; `MismatchError` when ranks made different calls, `Timeout
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,17 +35,17 @@ from pycomm.work import Work
 T = TypeVar("T")
 
 
-class Collectives:
+class Collectives(ABC):
     """What a communicator and a group of calls have in common. Subclasses say how a request is run."""
 
     rank: int
     size: int
 
-    def _run(self, call: Request) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _run(self, call: Request) -> None: ...
 
-    def _start(self, call: Request, result: T) -> Work[T]:
-        raise NotImplementedError
+    @abstractmethod
+    def _start(self, call: Request, result: T) -> Work[T]: ...
 
     # ---- everyone gets
 

@@ -3,6 +3,7 @@ collectives)."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, Generic, TypeVar
 
 from pycomm import _core
@@ -52,8 +53,8 @@ class PersistentCollectives(Collectives):
     """The collectives with `_init` for a suffix take the plain call's arguments, check them, and return the
     operation. Nothing moves, and other ranks are not asked."""
 
-    def _prepare(self, call: Request, result: T) -> Persistent[T]:
-        raise NotImplementedError
+    @abstractmethod
+    def _prepare(self, call: Request, result: T) -> Persistent[T]: ...
 
     def all_reduce_init(
         self,
