@@ -9,6 +9,7 @@
 #include <bit>
 
 #include "algorithm/ranks.h"
+#include "algorithm/volume.h"
 
 namespace pycomm {
 namespace {
@@ -105,9 +106,6 @@ Plan scatter(const Spec& spec) {
 
 double every_round(int size) {
   return std::bit_width(static_cast<unsigned>(size) - 1);
-}
-double one_vector(int size) {
-  return size > 1;
 }
 // The root's last child has the largest subtree, or the one before it where that is cut short.
 double largest_subtree(int size) {

@@ -9,6 +9,7 @@
 #include <bit>
 
 #include "algorithm/ranks.h"
+#include "algorithm/volume.h"
 
 namespace pycomm {
 namespace {
@@ -62,9 +63,6 @@ Plan all_to_all(const Spec& spec) {
   return plan;
 }
 
-double one_pass(int size) {
-  return double(size - 1) / size;
-}
 // A block is sent once for every binary digit of its offset.
 double digits_of_offsets(int size) {
   int digits = 0;

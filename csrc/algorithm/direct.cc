@@ -2,6 +2,7 @@
 // order of rank in one go, so that 16-bit data or wires are rounded once, not at every hop. As much traffic
 // as the ring in two rounds, over N-1 connections at a time.
 #include "algorithm/ranks.h"
+#include "algorithm/volume.h"
 
 namespace pycomm {
 namespace {
@@ -125,25 +126,6 @@ Plan all_to_all(const Spec& spec) {
   }
   stage.steps.push_back(copy(block(spec.rank, spec.rank), kInput, kOutput));
   return plan;
-}
-
-double one_pass(int size) {
-  return double(size - 1) / size;
-}
-double two_passes(int size) {
-  return 2 * one_pass(size);
-}
-double to_everyone(int size) {
-  return size - 1;
-}
-double one_vector(int size) {
-  return size > 1;
-}
-double own_chunk(int size) {
-  return size > 1 ? 1.0 / size : 0;
-}
-double own_blocks(int size) {
-  return one_pass(size) / size;
 }
 
 const Register<Algorithm> kReduceScatter(

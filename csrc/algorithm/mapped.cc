@@ -2,6 +2,7 @@
 // its own chunk from where they lie and stores the sum where the others want it: no copy on the side, no
 // wire, one pass. The executor goes by segments, so that a sum is stored while it is still in the cache.
 #include "algorithm/ranks.h"
+#include "algorithm/volume.h"
 
 namespace pycomm {
 namespace {
@@ -74,25 +75,6 @@ Plan all_to_all(const Spec& spec) {
   std::vector<Step> work = {copy(first + spec.rank, kInput, kOutput)};
   for (int peer : other_ranks(spec)) work.push_back(store_to({peer}, first + peer, kInput, kOutput));
   return between_meetings(spec, spec.size * spec.size, work);
-}
-
-double one_pass(int size) {
-  return double(size - 1) / size;
-}
-double two_passes(int size) {
-  return 2 * one_pass(size);
-}
-double to_everyone(int size) {
-  return size - 1;
-}
-double pass_and_own_chunk(int size) {
-  return size > 1;
-}
-double own_chunk(int size) {
-  return size > 1 ? 1.0 / size : 0;
-}
-double own_blocks(int size) {
-  return one_pass(size) / size;
 }
 
 const Register<Algorithm> kAllReduce({.name = "all_reduce:mapped",

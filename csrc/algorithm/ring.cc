@@ -2,6 +2,7 @@
 // 2009). Every rank sends only to the next rank and receives only from the previous one; 2(N-1) stages move
 // 2(N-1)/N of the vector, the least that any all_reduce can do. Best for long vectors.
 #include "algorithm/ranks.h"
+#include "algorithm/volume.h"
 
 namespace pycomm {
 namespace {
@@ -80,16 +81,6 @@ Plan all_reduce(const Spec& spec) {
   append_reduce_scatter(plan, spec, sum_in_output);
   append_all_gather(plan, spec);
   return plan;
-}
-
-double one_pass(int size) {
-  return double(size - 1) / size;
-}
-double two_passes(int size) {
-  return 2 * one_pass(size);
-}
-double pass_and_own_chunk(int size) {
-  return size > 1;
 }
 
 const Register<Algorithm> kReduceScatter({.name = "reduce_scatter:ring",
