@@ -55,7 +55,8 @@ class Buckets:
         buckets.wait()                              # blocks; then view(i) holds the reduced gradients
 
     launch: "full" launches each bucket as soon as it and those before it are full; "manual" leaves it to
-    `launch()` and `flush()`. Not thread-safe. The operations are collectives on `comm`: all ranks make them
+    `launch()` and `flush()`. op, codec, algorithm, order: those of `all_reduce`. In a given order the reduced
+    gradients do not depend on `bucket_bytes`, nor on the order of the slots. Not thread-safe. The operations are collectives on `comm`: all ranks make them
     in the same order.
     """
 
@@ -68,6 +69,7 @@ class Buckets:
         codec: str | None = None,
         algorithm: str | None = None,
         launch: str = "full",
+        order: str = "any",
     ) -> None:
         if launch not in ("full", "manual"):
             raise InvalidArgument(f"launch is '{launch}'; expected full or manual")
@@ -89,6 +91,7 @@ class Buckets:
             op,
             codec or "",
             algorithm or "",
+            order,
             launch == "full",
             True,
         )

@@ -9,6 +9,13 @@ codec       "none", "fp16" or "bf16": how values travel; the lossy ones serve su
             float64
 algorithm   the name of one of `pycomm.info()["algorithms"]`; None chooses
 timeout     seconds until the operation fails with `Timeout`; None: `PYCOMM_TIMEOUT_S`, 300
+order       in which the ranks' contributions are added: "rank", ((x0 + x1) + x2) + ..., or "tree", ((x0 + x1) +
+            (x2 + x3)) + ..., on a power of two of ranks; "any" leaves it to the algorithm. In a given order
+            results depend on nothing but the ranks' values: not on array sizes, how arrays are cut into calls
+            or buckets, transport or algorithm, and the three collectives that reduce agree. Sums are
+            accumulated in float32 (float64 for float64), scaled, and rounded once. With a lossy codec every
+            contribution and the result pass it exactly once, whether they travel or not. InvalidArgument where
+            the algorithm asked for does not add so, with those that do
 scale       multiplies the result of a sum or average of floating dtypes; equal on all ranks
 counts      sizes of the ranks' parts, in elements of the flattened array, 0 allowed: one number per rank, the
             same on all ranks; None: equal parts, those of `numpy.array_split(x.ravel(), size)` (sizes differ
@@ -58,6 +65,7 @@ class Collectives(ABC):
         algorithm: str | None = None,
         timeout: float | None = None,
         scale: float = 1.0,
+        order: str = "any",
     ) -> T:
         """Reduce `x` over all ranks; every rank gets the whole result. Blocks.
 
@@ -68,7 +76,7 @@ class Collectives(ABC):
         >>> comm.all_reduce(np.ones(3, np.float32))   # on 2 ranks
         array([2., 2., 2.], dtype=float32)
         """
-        self._run(request("all_reduce", x, out, op, 0, scale, codec, algorithm, timeout))
+        self._run(request("all_reduce", x, out, op, 0, scale, codec, algorithm, timeout, order=order))
         return x if out is None else out
 
     def all_reduce_async(
@@ -80,9 +88,10 @@ class Collectives(ABC):
         algorithm: str | None = None,
         timeout: float | None = None,
         scale: float = 1.0,
+        order: str = "any",
     ) -> Work[T]:
         """Start `all_reduce`; does not block."""
-        call = request("all_reduce", x, out, op, 0, scale, codec, algorithm, timeout)
+        call = request("all_reduce", x, out, op, 0, scale, codec, algorithm, timeout, order=order)
         return self._start(call, x if out is None else out)
 
     def all_gather(
@@ -138,13 +147,14 @@ class Collectives(ABC):
         timeout: float | None = None,
         scale: float = 1.0,
         counts: Counts | None = None,
+        order: str = "any",
     ) -> T:
         """Reduce `x` over all ranks; each rank gets its part of the result. Blocks.
 
         x: any shape, left as it is. `out`: an array of as many elements as the part (it may be that very part
         of x); None makes a one-dimensional one. Returns it.
         """
-        call = self._reduce_scatter(x, op, out, codec, algorithm, timeout, scale, counts)
+        call = self._reduce_scatter(x, op, out, codec, algorithm, timeout, scale, counts, order)
         self._run(call)
         return call.out  # type: ignore[no-any-return]
 
@@ -158,9 +168,10 @@ class Collectives(ABC):
         timeout: float | None = None,
         scale: float = 1.0,
         counts: Counts | None = None,
+        order: str = "any",
     ) -> Work[T]:
         """Start `reduce_scatter`; does not block."""
-        call = self._reduce_scatter(x, op, out, codec, algorithm, timeout, scale, counts)
+        call = self._reduce_scatter(x, op, out, codec, algorithm, timeout, scale, counts, order)
         return self._start(call, call.out)
 
     def scatter(
@@ -245,13 +256,14 @@ class Collectives(ABC):
         algorithm: str | None = None,
         timeout: float | None = None,
         scale: float = 1.0,
+        order: str = "any",
     ) -> T | None:
         """Reduce `x` over all ranks; rank `root` gets the result. Blocks.
 
         x: any shape; overwritten on the root unless `out` is given, left as it is elsewhere, where `out` is
         not looked at. Returns the array that holds the result on the root, None elsewhere.
         """
-        call = self._reduce(x, root, op, out, codec, algorithm, timeout, scale)
+        call = self._reduce(x, root, op, out, codec, algorithm, timeout, scale, order)
         self._run(call)
         return self._at_root(root, x if out is None else out)
 
@@ -265,9 +277,10 @@ class Collectives(ABC):
         algorithm: str | None = None,
         timeout: float | None = None,
         scale: float = 1.0,
+        order: str = "any",
     ) -> Work[T | None]:
         """Start `reduce`; does not block."""
-        call = self._reduce(x, root, op, out, codec, algorithm, timeout, scale)
+        call = self._reduce(x, root, op, out, codec, algorithm, timeout, scale, order)
         return self._start(call, self._at_root(root, x if out is None else out))
 
     def gather(
@@ -354,12 +367,13 @@ class Collectives(ABC):
         timeout: float | None,
         scale: float,
         counts: Counts | None,
+        order: str,
     ) -> Request:
         x, sizes = as_memory(x), part_sizes(counts, "counts", self.size)
         if out is None:
             part = part_count(count_of(x), self.size, self.rank) if sizes is None else sizes[self.rank]
             out = new_like(x, (part,))
-        return request("reduce_scatter", x, out, op, 0, scale, codec, algorithm, timeout, sizes)
+        return request("reduce_scatter", x, out, op, 0, scale, codec, algorithm, timeout, sizes, order=order)
 
     def _scatter(
         self,
@@ -413,8 +427,10 @@ class Collectives(ABC):
         algorithm: str | None,
         timeout: float | None,
         scale: float,
+        order: str,
     ) -> Request:
-        return request("reduce", x, self._at_root(root, out), op, root, scale, codec, algorithm, timeout)
+        out = self._at_root(root, out)
+        return request("reduce", x, out, op, root, scale, codec, algorithm, timeout, order=order)
 
     def _gather(
         self,

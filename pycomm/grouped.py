@@ -33,8 +33,8 @@ class Grouped(Collectives):
     Nothing moves before the end of the block; then all calls are in flight together, so the order of sends
     and receives cannot deadlock, and results are there when the block is left. All ranks record the same
     collectives in the same order. Calls of all_reduce in place, on arrays of at most 64 KiB with the same
-    dtype, op, codec, scale, algorithm and timeout, travel as one: where that changes the order of a floating
-    sum its last bits may differ from those of the single calls. An exception in the block starts nothing; one
+    dtype, op, codec, scale, algorithm, timeout and order, travel as one: where that changes the order of a
+    floating sum its last bits may differ from those of the single calls, unless an `order` is given. An exception in the block starts nothing; one
     in a call is raised when all others have ended.
     """
 
@@ -128,7 +128,7 @@ def _batches(calls: list[Request]) -> list[list[Request]]:
     for call in calls:
         if not _fusable(call):
             continue
-        key = (_dtype_name(call.x), *call[3:9])
+        key = (_dtype_name(call.x), *call[3:9], call.order)
         batch = open_batches.setdefault(key, [])
         if sum(nbytes_of(other.x) for other in batch) + nbytes_of(call.x) > FUSED_BYTES:
             closed.append(batch)

@@ -65,6 +65,7 @@ class PersistentCollectives(Collectives):
         algorithm: str | None = None,
         timeout: float | None = None,
         scale: float = 1.0,
+        order: str = "any",
     ) -> Persistent[T]:
         """`all_reduce` to be made many times.
 
@@ -72,7 +73,7 @@ class PersistentCollectives(Collectives):
         >>> step(), step()
         (array([4., 4., 4.], dtype=float32), array([4., 4., 4.], dtype=float32))
         """
-        call = request("all_reduce", x, out, op, 0, scale, codec, algorithm, timeout)
+        call = request("all_reduce", x, out, op, 0, scale, codec, algorithm, timeout, order=order)
         return self._prepare(call, x if out is None else out)
 
     def all_gather_init(
@@ -97,9 +98,10 @@ class PersistentCollectives(Collectives):
         timeout: float | None = None,
         scale: float = 1.0,
         counts: Counts | None = None,
+        order: str = "any",
     ) -> Persistent[T]:
         """`reduce_scatter` to be made many times."""
-        call = self._reduce_scatter(x, op, out, codec, algorithm, timeout, scale, counts)
+        call = self._reduce_scatter(x, op, out, codec, algorithm, timeout, scale, counts, order)
         return self._prepare(call, call.out)
 
     def all_to_all_init(
@@ -135,9 +137,10 @@ class PersistentCollectives(Collectives):
         algorithm: str | None = None,
         timeout: float | None = None,
         scale: float = 1.0,
+        order: str = "any",
     ) -> Persistent[T | None]:
         """`reduce` to be made many times."""
-        call = self._reduce(x, root, op, out, codec, algorithm, timeout, scale)
+        call = self._reduce(x, root, op, out, codec, algorithm, timeout, scale, order)
         return self._prepare(call, self._at_root(root, x if out is None else out))
 
     def gather_init(

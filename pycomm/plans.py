@@ -25,7 +25,7 @@ makes it, and any call takes it by name:
 
 At the first use on a communicator the plans of all its ranks are proven right, symbolically, before a byte
 moves (or refused with what is wrong, where), and compared over the ranks; then they run as ours do: over any
-transport, in segments, with codecs where the plans keep equal bits. That first call blocks.
+transport, in segments, with codecs where the plans keep equal bits, and with `order=` where they are proven to add so. That first call blocks.
 
 `python -m pycomm.show all_reduce:ring -n 3` shows a plan of ours.
 """
@@ -64,6 +64,7 @@ class Step:
     text: str
     is_final: bool = False
     is_published: bool = False
+    is_pairwise: bool = False
 
     def final(self, it_is: bool = True) -> Step:
         """After this step its destination holds the complete reduction: scales are applied here."""
@@ -73,8 +74,12 @@ class Step:
         """The receiver keeps what this sends, so the sender keeps the same bits under a lossy codec."""
         return replace(self, is_published=it_is)
 
+    def pairwise(self, it_is: bool = True) -> Step:
+        """This reduce or reduce_from adds halves of its operands, a power of two of them: (a + b) + (c + d)."""
+        return replace(self, is_pairwise=it_is)
+
     def __str__(self) -> str:
-        return self.text + ", final" * self.is_final + ", published" * self.is_published
+        return self.text + ", pairwise" * self.is_pairwise + ", final" * self.is_final + ", published" * self.is_published
 
 
 def send(peer: int, chunk: int, src: str) -> Step:

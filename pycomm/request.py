@@ -26,6 +26,7 @@ class Request(NamedTuple):
     timeout_s: float
     counts: list[int] | None
     received: list[int] | None
+    order: str
 
 
 def request(
@@ -40,6 +41,7 @@ def request(
     timeout: float | None = None,
     counts: list[int] | None = None,
     received: list[int] | None = None,
+    order: str = "any",
 ) -> Request:
     """A request with what is left out filled in. Raises InvalidArgument for a timeout that is none."""
     return Request(
@@ -54,6 +56,7 @@ def request(
         checked_timeout(timeout),
         counts,
         received,
+        order,
     )
 
 

@@ -16,13 +16,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-n", type=int, required=True, metavar="RANKS", help="how many ranks there are")
     parser.add_argument("--rank", type=int, help="only this one's")
     parser.add_argument("--root", type=int, default=0, help="of a collective that has one")
+    parser.add_argument("--order", default="any", help="in which it adds: any, rank or tree")
     options = parser.parse_args(arguments)
     collective, _, name = options.algorithm.partition(":")
     ranks = range(options.n) if options.rank is None else [options.rank]
     try:
         for rank in ranks:
             print(f"rank {rank}")
-            print(_core.plan_text(collective, name, rank, options.n, options.root), end="")
+            print(_core.plan_text(collective, name, rank, options.n, options.root, options.order), end="")
     except InvalidArgument as error:
         parser.error(str(error))
 

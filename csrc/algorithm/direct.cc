@@ -21,7 +21,7 @@ void append_reduce_scatter(Plan& plan, const Spec& spec, Buffer result) {
   }
   std::vector<Buffer> contributions;
   for (int rank : all_ranks(spec)) contributions.push_back(rank == spec.rank ? kInput : slot_of(rank, spec));
-  plan.add_stage().steps = {as_final(reduce(spec.rank, result, contributions))};
+  plan.add_stage().steps = {as_final(added_in(spec.order, reduce(spec.rank, result, contributions)))};
 }
 
 void append_all_gather(Plan& plan, const Spec& spec) {
@@ -75,7 +75,7 @@ Plan reduce(const Spec& spec) {
   std::vector<Buffer> contributions;
   for (int peer : other_ranks(spec)) collect.steps.push_back(recv(peer, 0, slot_of(peer, spec)));
   for (int rank : all_ranks(spec)) contributions.push_back(rank == spec.rank ? kInput : slot_of(rank, spec));
-  plan.add_stage().steps = {as_final(reduce(0, kOutput, contributions))};
+  plan.add_stage().steps = {as_final(added_in(spec.order, reduce(0, kOutput, contributions)))};
   return plan;
 }
 
@@ -132,7 +132,9 @@ const Register<Algorithm> kReduceScatter(
     {.name = "reduce_scatter:direct",
      .summary = "every contribution straight to its owner, added in one go",
      .plan = reduce_scatter,
-     .volume = one_pass});
+     .volume = one_pass,
+     .orders = {Order::rank, Order::tree},
+     .rounds_once = true});
 const Register<Algorithm> kAllGather({.name = "all_gather:direct",
                                       .summary = "every chunk straight to every rank",
                                       .plan = all_gather,
@@ -141,7 +143,9 @@ const Register<Algorithm> kAllReduce(
     {.name = "all_reduce:direct",
      .summary = "every contribution to its owner, every result back; 16-bit wires",
      .plan = all_reduce,
-     .volume = two_passes});
+     .volume = two_passes,
+     .orders = {Order::rank, Order::tree},
+     .rounds_once = true});
 const Register<Algorithm> kBroadcast({.name = "broadcast:direct",
                                       .summary = "the root sends to every rank",
                                       .plan = broadcast,
@@ -151,12 +155,16 @@ const Register<Algorithm> kReduce(
     {.name = "reduce:direct",
      .summary = "every vector straight to the root, added in one go; 16-bit wires, short vectors",
      .plan = reduce,
-     .volume = one_vector});
+     .volume = one_vector,
+     .orders = {Order::rank, Order::tree},
+     .rounds_once = true});
 const Register<Algorithm> kReduceScatterGather(
     {.name = "reduce:scatter_gather",
      .summary = "every contribution to its owner, results to the root; 16-bit wires, long vectors",
      .plan = reduce_scatter_gather,
-     .volume = one_vector});
+     .volume = one_vector,
+     .orders = {Order::rank, Order::tree},
+     .rounds_once = true});
 const Register<Algorithm> kGather({.name = "gather:direct",
                                    .summary = "every chunk straight to the root",
                                    .plan = gather,

@@ -87,7 +87,8 @@ const Register<Algorithm> kAllReduce(
     {.name = "all_reduce:halving_doubling",
      .summary = "halves swapped at doubling distance, then gathered; middle sizes",
      .plan = all_reduce,
-     .volume = volume});
+     .volume = volume,
+     .orders = {Order::tree}});
 
 }  // namespace
 }  // namespace pycomm

@@ -16,8 +16,8 @@ Plan between_meetings(const Spec& spec, int chunks, const std::vector<Step>& wor
   return plan;
 }
 
-Step sum_of_own_chunk(const Spec& spec) {
-  return as_final(reduce_from(all_ranks(spec), spec.rank, kInput, kOutput));
+Step sum_of_own_chunk(const Spec& spec, Buffer result) {
+  return as_final(added_in(spec.order, reduce_from(all_ranks(spec), spec.rank, kInput, result)));
 }
 
 Step own_chunk_to_all(const Spec& spec) {
@@ -26,12 +26,12 @@ Step own_chunk_to_all(const Spec& spec) {
 
 Plan all_reduce(const Spec& spec) {
   if (spec.size == 1) return alone(spec);
-  return between_meetings(spec, spec.size, {sum_of_own_chunk(spec), own_chunk_to_all(spec)});
+  return between_meetings(spec, spec.size, {sum_of_own_chunk(spec, kOutput), own_chunk_to_all(spec)});
 }
 
 Plan reduce_scatter(const Spec& spec) {
   if (spec.size == 1) return alone(spec);
-  return between_meetings(spec, spec.size, {sum_of_own_chunk(spec)});
+  return between_meetings(spec, spec.size, {sum_of_own_chunk(spec, kOutput)});
 }
 
 Plan all_gather(const Spec& spec) {
@@ -48,10 +48,10 @@ Plan broadcast(const Spec& spec) {
 // Every rank adds its chunk and stores it at the root.
 Plan reduce(const Spec& spec) {
   if (spec.size == 1) return alone(spec);
-  if (spec.rank == spec.root) return between_meetings(spec, spec.size, {sum_of_own_chunk(spec)});
-  return between_meetings(spec, spec.size,
-                          {as_final(reduce_from(all_ranks(spec), spec.rank, kInput, scratch(0))),
-                           store_to({spec.root}, spec.rank, scratch(0), kOutput)});
+  if (spec.rank == spec.root) return between_meetings(spec, spec.size, {sum_of_own_chunk(spec, kOutput)});
+  return between_meetings(
+      spec, spec.size,
+      {sum_of_own_chunk(spec, scratch(0)), store_to({spec.root}, spec.rank, scratch(0), kOutput)});
 }
 
 Plan gather(const Spec& spec) {
@@ -82,12 +82,16 @@ const Register<Algorithm> kAllReduce({.name = "all_reduce:mapped",
                                       .plan = all_reduce,
                                       .volume = two_passes,
                                       .lossy_codecs = false,
+                                      .orders = {Order::rank, Order::tree},
+                                      .rounds_once = true,
                                       .mapped = true});
 const Register<Algorithm> kReduceScatter({.name = "reduce_scatter:mapped",
                                           .summary = "read from the peers' memory",
                                           .plan = reduce_scatter,
                                           .volume = one_pass,
                                           .lossy_codecs = false,
+                                          .orders = {Order::rank, Order::tree},
+                                          .rounds_once = true,
                                           .mapped = true});
 const Register<Algorithm> kAllGather({.name = "all_gather:mapped",
                                       .summary = "store to the peers' memory",
@@ -107,6 +111,8 @@ const Register<Algorithm> kReduce({.name = "reduce:mapped",
                                    .plan = reduce,
                                    .volume = pass_and_own_chunk,
                                    .lossy_codecs = false,
+                                   .orders = {Order::rank, Order::tree},
+                                   .rounds_once = true,
                                    .mapped = true});
 const Register<Algorithm> kGather({.name = "gather:mapped",
                                    .summary = "every rank stores to the root's memory",

@@ -64,7 +64,8 @@ double volume(int size) {
 const Register<Algorithm> kAllReduce({.name = "all_reduce:recursive_doubling",
                                       .summary = "whole vectors swapped at doubling distance; short vectors",
                                       .plan = all_reduce,
-                                      .volume = volume});
+                                      .volume = volume,
+                                      .orders = {Order::tree}});
 
 }  // namespace
 }  // namespace pycomm

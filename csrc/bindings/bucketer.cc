@@ -4,6 +4,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "bindings/calls.h"
 #include "bindings/waiting.h"
 
 namespace pycomm::bindings {
@@ -14,7 +15,7 @@ std::shared_ptr<Bucketer> make(std::shared_ptr<Communicator> communicator,
                                const std::vector<py::object>& buffers, const std::vector<std::string>& dtypes,
                                const std::vector<std::tuple<int, std::int64_t, std::int64_t>>& slots,
                                const std::string& op, const std::string& codec, const std::string& algorithm,
-                               bool launch_when_full, bool soon) {
+                               const std::string& order, bool launch_when_full, bool soon) {
   PYCOMM_CHECK(buffers.size() == dtypes.size(), "expected a dtype for each of ", buffers.size(),
                " buffers, got ", dtypes.size());
   auto held = std::make_shared<Held>();
@@ -26,7 +27,8 @@ std::shared_ptr<Bucketer> make(std::shared_ptr<Communicator> communicator,
   }
   std::vector<Bucketer::Slot> places;
   for (const auto& [bucket, offset, count] : slots) places.push_back({bucket, offset, count});
-  Bucketer::Options options{reduce_op_from_name(op), codec, algorithm, launch_when_full, soon};
+  Bucketer::Options options{reduce_op_from_name(op), codec, algorithm, order_from_name(order),
+                            launch_when_full,        soon};
   return std::make_shared<Bucketer>(std::move(communicator), std::move(views), std::move(places),
                                     std::move(options), std::move(held));
 }
@@ -36,8 +38,8 @@ std::shared_ptr<Bucketer> make(std::shared_ptr<Communicator> communicator,
 void bind_bucketer(py::module_& m) {
   py::class_<Bucketer, std::shared_ptr<Bucketer>>(m, "Bucketer")
       .def(py::init(&make), py::arg("communicator"), py::arg("buffers"), py::arg("dtypes"), py::arg("slots"),
-           py::arg("op"), py::arg("codec"), py::arg("algorithm"), py::arg("launch_when_full"),
-           py::arg("soon"))
+           py::arg("op"), py::arg("codec"), py::arg("algorithm"), py::arg("order"),
+           py::arg("launch_when_full"), py::arg("soon"))
       .def(
           "put",
           [](Bucketer& bucketer, int slot, const py::object& gradient, double scale) {

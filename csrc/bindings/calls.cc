@@ -41,14 +41,22 @@ Collective collective_from_name(std::string_view name) {
   throw InvalidArgument(text("unknown collective '", name, "'"));
 }
 
+Order order_from_name(std::string_view name) {
+  for (std::size_t i = 0; i < kOrderNames.size(); ++i)
+    if (kOrderNames[i] == name) return static_cast<Order>(i);
+  throw InvalidArgument(text("order is '", name, "'; expected any, rank or tree"));
+}
+
 Call make_call(const Communicator& communicator, const std::string& collective, const py::object& x,
                const py::object& out, const std::string& op, int root, double scale, const std::string& codec,
-               const AlgorithmChoice& algorithm, double timeout_s, Counts counts, Counts received) {
+               const AlgorithmChoice& algorithm, double timeout_s, Counts counts, Counts received,
+               const std::string& order) {
   drain_released();
   Call call;
   call.collective = collective_from_name(collective);
   call.op = reduce_op_from_name(op);
   call.root = root;
+  call.order = order_from_name(order);
   call.scale = scale;
   call.codec = codec;
   if (const auto* name = std::get_if<std::string>(&algorithm))

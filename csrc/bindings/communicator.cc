@@ -31,21 +31,23 @@ void bind_communicator(py::module_& m) {
           "start",
           [](Communicator& communicator, const std::string& collective, const py::object& x,
              const py::object& out, const std::string& op, int root, double scale, const std::string& codec,
-             const AlgorithmChoice& algorithm, double timeout_s, Counts counts, Counts received) {
+             const AlgorithmChoice& algorithm, double timeout_s, Counts counts, Counts received,
+             const std::string& order) {
             return communicator.submit(make_call(communicator, collective, x, out, op, root, scale, codec,
-                                                 algorithm, timeout_s, std::move(counts),
-                                                 std::move(received)));
+                                                 algorithm, timeout_s, std::move(counts), std::move(received),
+                                                 order));
           },
           py::arg("collective"), py::arg("x"), py::arg("out"), py::arg("op"), py::arg("root"),
           py::arg("scale"), py::arg("codec"), py::arg("algorithm"), py::arg("timeout_s"), py::arg("counts"),
-          py::arg("received"), "Starts an operation and does not block.")
+          py::arg("received"), py::arg("order"), "Starts an operation and does not block.")
       .def(
           "run",
           [](Communicator& communicator, const std::string& collective, const py::object& x,
              const py::object& out, const std::string& op, int root, double scale, const std::string& codec,
-             const AlgorithmChoice& algorithm, double timeout_s, Counts counts, Counts received) {
+             const AlgorithmChoice& algorithm, double timeout_s, Counts counts, Counts received,
+             const std::string& order) {
             Call call = make_call(communicator, collective, x, out, op, root, scale, codec, algorithm,
-                                  timeout_s, std::move(counts), std::move(received));
+                                  timeout_s, std::move(counts), std::move(received), order);
             call.soon = false;
             const auto work = communicator.submit(std::move(call));
             wait_for(communicator, *work, kForeverSeconds);
@@ -53,7 +55,7 @@ void bind_communicator(py::module_& m) {
           },
           py::arg("collective"), py::arg("x"), py::arg("out"), py::arg("op"), py::arg("root"),
           py::arg("scale"), py::arg("codec"), py::arg("algorithm"), py::arg("timeout_s"), py::arg("counts"),
-          py::arg("received"), "Blocks until the operation is done.")
+          py::arg("received"), py::arg("order"), "Blocks until the operation is done.")
       .def(
           "wait",
           [](Communicator& communicator, const std::shared_ptr<Work>& work, double timeout_s) {

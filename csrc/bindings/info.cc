@@ -61,6 +61,10 @@ py::typing::Dict<py::str, Facts> algorithms() {
     row["lossy_codecs"] = algorithm->lossy_codecs;
     row["mapped"] = algorithm->mapped;
     row["uneven"] = algorithm->uneven;
+    py::list orders;
+    for (const Order order : algorithm->orders) orders.append(py::str(std::string(name_of(order))));
+    row["orders"] = orders;
+    row["rounds_once"] = algorithm->rounds_once;
     out[py::str(algorithm->name)] = row;
   }
   return out;

@@ -40,14 +40,15 @@ void bind_persistent(py::module_& m) {
       .def(py::init([](std::shared_ptr<Communicator> communicator, const std::string& collective,
                        const py::object& x, const py::object& out, const std::string& op, int root,
                        double scale, const std::string& codec, const AlgorithmChoice& algorithm,
-                       double timeout_s, Counts counts, Counts received) {
+                       double timeout_s, Counts counts, Counts received, const std::string& order) {
              Call call = make_call(*communicator, collective, x, out, op, root, scale, codec, algorithm,
-                                   timeout_s, std::move(counts), std::move(received));
+                                   timeout_s, std::move(counts), std::move(received), order);
              return std::make_unique<Persistent>(std::move(communicator), std::move(call));
            }),
            py::arg("communicator"), py::arg("collective"), py::arg("x"), py::arg("out"), py::arg("op"),
            py::arg("root"), py::arg("scale"), py::arg("codec"), py::arg("algorithm"), py::arg("timeout_s"),
-           py::arg("counts"), py::arg("received"), "Checks and plans a call; moves nothing.")
+           py::arg("counts"), py::arg("received"), py::arg("order"),
+           "Checks and plans a call; moves nothing.")
       .def(
           "start", [](Persistent& persistent) { return persistent.start(true); },
           "Starts it and does not block.")

@@ -19,13 +19,16 @@ std::shared_ptr<OwnAlgorithm> own_algorithm(const std::string& collective, int r
 }
 
 std::string plan_text(const std::string& collective, const std::string& algorithm, int rank, int size,
-                      int root) {
+                      int root, const std::string& order) {
   const Collective which = collective_from_name(collective);
   const Algorithm& chosen = algorithm_named(which, algorithm);
   PYCOMM_CHECK(size >= 1 && rank >= 0 && rank < size && root >= 0 && root < size, "rank ", rank, " and root ",
                root, " of ", size, " ranks");
   PYCOMM_CHECK(!chosen.supports || chosen.supports(size), chosen.name, " does not support ", size, " ranks");
-  return to_text(chosen.plan({which, rank, size, root}));
+  const Order added = order_from_name(order);
+  PYCOMM_CHECK(exists(added, size) && keeps(chosen, added, false), chosen.name, " on ", size,
+               " ranks does not add in order ", order);
+  return to_text(chosen.plan({which, rank, size, root, added}));
 }
 
 }  // namespace
@@ -37,7 +40,7 @@ void bind_plans(py::module_& m) {
            "Proves the plans of all ranks right, and readies this rank's. Raises InvalidArgument.")
       .def_property_readonly("digest", &OwnAlgorithm::digest);
   m.def("plan_text", &plan_text, py::arg("collective"), py::arg("algorithm"), py::arg("rank"),
-        py::arg("size"), py::arg("root"), "The plan of a registered algorithm.");
+        py::arg("size"), py::arg("root"), py::arg("order"), "The plan of a registered algorithm.");
 }
 
 }  // namespace pycomm::bindings

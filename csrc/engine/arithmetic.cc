@@ -16,26 +16,31 @@ void divide(const View& dst, std::int64_t divisor) {
   if (divisor != 1) kernels().divide[index_of(dst.dtype)](dst.data, dst.data, dst.count, divisor);
 }
 
-// One tile of a 16-bit reduction: the sum lives in f32.
+// One tile of the sum of 16-bit operands, in f32, from left to right.
+void sum_half_tile(std::byte* sum, const View& tile, std::span<const Operand> operands, std::int64_t first,
+                   ReduceOp op) {
+  alignas(64) Tile term;
+  const Kernels& k = kernels();
+  const int half = index_of(tile.dtype);
+  const int wide = index_of(DType::f32);
+  const int is_bf16 = tile.dtype == DType::bf16 ? 1 : 0;
+  const auto source = [&](std::size_t i) { return operands[i].data + first * 2; };
+  k.cast[half][wide](sum, source(0), tile.count, operands[0].scale);
+  for (std::size_t i = 1; i < operands.size(); ++i) {
+    if (operands[i].scale == 1.0) {
+      k.decode_reduce[is_bf16][1][index_of(op)](sum, sum, source(i), tile.count, {});
+    } else {
+      k.cast[half][wide](term, source(i), tile.count, operands[i].scale);
+      k.reduce[wide][index_of(op)](sum, sum, term, tile.count, {});
+    }
+  }
+}
+
 void reduce_half_tile(const View& dst, std::span<const Operand> operands, std::int64_t first, ReduceOp op,
                       double scale) {
   alignas(64) Tile sum;
-  alignas(64) Tile term;
-  const Kernels& k = kernels();
-  const int half = index_of(dst.dtype);
-  const int wide = index_of(DType::f32);
-  const int is_bf16 = dst.dtype == DType::bf16 ? 1 : 0;
-  const auto source = [&](std::size_t i) { return operands[i].data + first * 2; };
-  k.cast[half][wide](sum, source(0), dst.count, operands[0].scale);
-  for (std::size_t i = 1; i < operands.size(); ++i) {
-    if (operands[i].scale == 1.0) {
-      k.decode_reduce[is_bf16][1][index_of(op)](sum, sum, source(i), dst.count, {});
-    } else {
-      k.cast[half][wide](term, source(i), dst.count, operands[i].scale);
-      k.reduce[wide][index_of(op)](sum, sum, term, dst.count, {});
-    }
-  }
-  k.cast[wide][half](dst.data, sum, dst.count, scale);
+  sum_half_tile(sum, dst, operands, first, op);
+  kernels().cast[index_of(DType::f32)][index_of(dst.dtype)](dst.data, sum, dst.count, scale);
 }
 
 void reduce_plain_tile(const View& dst, std::span<const Operand> operands, std::int64_t first, ReduceOp op,
@@ -63,7 +68,40 @@ void reduce_plain_tile(const View& dst, std::span<const Operand> operands, std::
   divide(dst, finish.divisor);
 }
 
+// One tile of a sum by halves, of two or more operands, in the type that sums are computed in.
+void sum_pairwise_tile(std::byte* sum, const View& tile, std::span<const Operand> operands,
+                       std::int64_t first, ReduceOp op) {
+  const DType computed = is_half(tile.dtype) ? DType::f32 : tile.dtype;
+  if (operands.size() == 2 && is_half(tile.dtype)) return sum_half_tile(sum, tile, operands, first, op);
+  if (operands.size() == 2) return reduce_plain_tile({sum, tile.count, computed}, operands, first, op, {});
+  alignas(64) Tile right;
+  const std::size_t half = operands.size() / 2;
+  sum_pairwise_tile(sum, tile, operands.first(half), first, op);
+  sum_pairwise_tile(right, tile, operands.subspan(half), first, op);
+  kernels().reduce[index_of(computed)][index_of(op)](sum, sum, right, tile.count, {});
+}
+
 }  // namespace
+
+void reduce_pairwise(const View& dst, std::span<const Operand> operands, ReduceOp op, Finish finish) {
+  if (operands.size() <= 2) return reduce_operands(dst, operands, op, finish);
+  const std::size_t half = operands.size() / 2;
+  alignas(64) Tile left;
+  alignas(64) Tile right;
+  const int computed = index_of(is_half(dst.dtype) ? DType::f32 : dst.dtype);
+  for (std::int64_t first = 0; first < dst.count; first += kTile) {
+    const View tile = dst.slice(first, std::min(kTile, dst.count - first));
+    sum_pairwise_tile(left, tile, operands.first(half), first, op);
+    sum_pairwise_tile(right, tile, operands.subspan(half), first, op);
+    if (is_half(dst.dtype)) {
+      kernels().reduce[computed][index_of(op)](left, left, right, tile.count, {});
+      kernels().cast[computed][index_of(dst.dtype)](tile.data, left, tile.count, finish.scale);
+    } else {
+      kernels().reduce[computed][index_of(op)](tile.data, left, right, tile.count, {.result = finish.scale});
+    }
+  }
+  divide(dst, finish.divisor);
+}
 
 void copy_operand(const View& dst, Operand operand, Finish finish) {
   const double scale = operand.scale * finish.scale;

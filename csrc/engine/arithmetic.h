@@ -22,6 +22,9 @@ struct Finish {
 };
 void reduce_operands(const View& dst, std::span<const Operand> operands, ReduceOp op, Finish finish);
 
+// The same in the order ((a op b) op (c op d)): halves of the operands, of which there is a power of two.
+void reduce_pairwise(const View& dst, std::span<const Operand> operands, ReduceOp op, Finish finish);
+
 // dst = operand (scaled), finished. dst may be the operand.
 void copy_operand(const View& dst, Operand operand, Finish finish);
 

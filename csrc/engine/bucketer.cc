@@ -122,6 +122,7 @@ Call Bucketer::reduction_of(int bucket, double scale) const {
   call.scale = scale;
   call.codec = options_.codec;
   call.algorithm = options_.algorithm;
+  call.order = options_.order;
   call.bucket = bucket;
   return call;
 }

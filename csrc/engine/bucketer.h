@@ -28,6 +28,7 @@ class Bucketer {
     ReduceOp op = ReduceOp::sum;
     std::string codec;
     std::string algorithm;
+    Order order = Order::any;
     bool launch_when_full = true;  // false: only launch() and flush() launch
     bool soon = true;              // a launched bucket advances by itself; false: when somebody waits
   };

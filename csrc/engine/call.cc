@@ -8,7 +8,7 @@ namespace pycomm {
 namespace {
 
 Spec spec_of(const Call& call, int rank, int size) {
-  return {call.collective, rank, size, call.root};
+  return {call.collective, rank, size, call.root, call.order};
 }
 
 void check_root(const Call& call, int rank, int size) {
@@ -35,6 +35,14 @@ void check_op(const Call& call) {
   PYCOMM_CHECK(reduces(call.collective) && summed && is_floating(dtype), "scale ", call.scale, " with op ",
                name_of(call.op), " on ", name_of(dtype), " in ", name_of(call.collective),
                ": only sum and avg of floating dtypes are scaled");
+}
+
+void check_order(const Call& call, int size) {
+  if (call.order == Order::any) return;
+  PYCOMM_CHECK(reduces(call.collective), "order ", name_of(call.order), " in ", name_of(call.collective),
+               ", which adds nothing");
+  PYCOMM_CHECK(exists(call.order, size), "order ", name_of(call.order), " on ", size,
+               " ranks: expected a power of two; order rank serves every number of ranks");
 }
 
 void check_codec(const Call& call, const Codec& codec) {
@@ -135,6 +143,7 @@ CheckedCall check_call(const Call& call, int rank, int size) {
   check_root(call, rank, size);
   check_own(call, size);
   check_op(call);
+  check_order(call, size);
   check_codec(call, checked.codec);
   check_parts(call, rank, size);
   PYCOMM_CHECK(call.input.dtype == call.output.dtype, name_of(call.collective), ": input is ",

@@ -22,6 +22,7 @@ struct Call {
   ReduceOp op = ReduceOp::sum;
   int root = 0;  // or the peer of a send or recv
   double scale = 1.0;
+  Order order = Order::any;                           // in which contributions are added
   std::string codec;                                  // empty: none
   std::string algorithm;                              // empty: chosen by the communicator
   std::shared_ptr<const OwnAlgorithm> own_algorithm;  // or null; then `algorithm` is not looked at

@@ -17,11 +17,13 @@ std::uint8_t registry_index(const T& entry) {
 // Whether the algorithm serves this choice with this codec.
 bool serves(const Algorithm& algorithm, const Choice& choice, const Codec& codec) {
   return (!algorithm.supports || algorithm.supports(choice.size)) &&
-         (codec.lossless || algorithm.lossy_codecs) && (!choice.uneven || algorithm.uneven) &&
-         (choice.mapped || !algorithm.mapped || choice.size == 1);
+         (codec.lossless || algorithm.lossy_codecs) && keeps(algorithm, choice.order, choice.rounds) &&
+         (!choice.uneven || algorithm.uneven) && (choice.mapped || !algorithm.mapped || choice.size == 1);
 }
 
-// Where the scales go: before the sum for whatever is rounded to 16 bits, after it otherwise.
+// Where the scales go: before the sum for whatever is rounded to 16 bits, so that partial sums do not
+// overflow; after it otherwise, and where there are no such partial sums: in a given order, but for lossy
+// codecs, whose wires are short of range too.
 void place_scales(const Call& call, const Codec& codec, int size, Operation& operation) {
   const DType dtype = call.input.dtype;
   const bool average = call.op == ReduceOp::avg;
@@ -32,7 +34,7 @@ void place_scales(const Call& call, const Codec& codec, int size, Operation& ope
     return;
   }
   const double scale = call.scale * (average ? 1.0 / size : 1.0);
-  if (is_half(dtype) || !codec.lossless) {
+  if ((is_half(dtype) && call.order == Order::any) || !codec.lossless) {
     operation.contribution_scale = scale;
   } else {
     operation.finish.scale = scale;
@@ -73,7 +75,8 @@ const Algorithm& Communicator::choose(const Call& call, const CheckedCall& check
                       checked.count * size_of(dtype),
                       is_half(dtype) || !checked.codec.lossless,
                       mapped_,
-                      !call.counts.empty()};
+                      !call.counts.empty(),
+                      call.order};
   const std::string name = call.algorithm.empty() ? select_algorithm(choice) : call.algorithm;
   const Algorithm& algorithm =
       call.own_algorithm ? call.own_algorithm->algorithm() : algorithm_named(call.collective, name);
@@ -83,7 +86,9 @@ const Algorithm& Communicator::choose(const Call& call, const CheckedCall& check
     if (serves(*other, choice, checked.codec)) fitting += (fitting.empty() ? "" : ", ") + short_name(*other);
   throw InvalidArgument(
       text(name_of(call.collective), " by ", short_name(algorithm), " cannot be done on ", size(),
-           " ranks with codec ", checked.codec.name, choice.uneven ? " in parts of chosen sizes" : "",
+           " ranks with codec ", checked.codec.name,
+           call.order == Order::any ? "" : text(" on ", name_of(dtype), " in order ", name_of(call.order)),
+           choice.uneven ? " in parts of chosen sizes" : "",
            mapped_ ? "" : " on peers whose memory is not addressable", "; these can: ", fitting));
 }
 
@@ -91,10 +96,10 @@ std::shared_ptr<const CompiledPlan> Communicator::plan_for(const Algorithm& algo
                                                            bool in_place) {
   if (call.own_algorithm) return call.own_algorithm->compiled(in_place);
   const std::lock_guard lock(mutex_);
-  auto& plan = plans_[PlanKey{&algorithm, call.root, in_place}];
+  auto& plan = plans_[PlanKey{&algorithm, call.root, call.order, in_place}];
   if (!plan) {
     const auto plan_of = [&](int of_rank) {
-      return algorithm.plan({call.collective, of_rank, size(), call.root});
+      return algorithm.plan({call.collective, of_rank, size(), call.root, call.order});
     };
     plan = std::make_shared<const CompiledPlan>(plan_of, rank(), size(), in_place);
   }
@@ -112,6 +117,7 @@ Prepared Communicator::prepare(Call call) {
   operation->collective = call.collective;
   operation->input = call.input;
   operation->output = call.output;
+  operation->order = call.order;
   operation->codec = &checked.codec;
   operation->group = group_;
   operation->segment_count = std::max<std::int64_t>(1, segment_bytes_ / size_of(dtype));
@@ -125,6 +131,7 @@ Prepared Communicator::prepare(Call call) {
   header.collective = static_cast<std::uint8_t>(pair ? Collective::send : call.collective);
   header.dtype = static_cast<std::uint8_t>(dtype);
   header.op = static_cast<std::uint8_t>(call.op);
+  header.order = static_cast<std::uint8_t>(call.order);
   header.context = group_->context;
   header.root = static_cast<std::uint16_t>(pair ? 0 : call.root);
   header.codec = registry_index(checked.codec);

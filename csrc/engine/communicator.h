@@ -67,6 +67,7 @@ class Communicator {
   struct PlanKey {
     const Algorithm* algorithm;
     int root;
+    Order order;
     bool in_place;
     auto operator<=>(const PlanKey&) const = default;
   };

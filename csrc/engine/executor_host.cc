@@ -277,15 +277,16 @@ void HostExecutor::apply_payload(const Flight& flight) {
     kept_valid_[kept_index(step.chunk, flight.segment)] = 1;
     return;
   }
-  const View src = segment_view(step.src, step.chunk, flight.segment);
-  const double scale = contribution_scale(step.src);
+  Staging::Block own;
+  const Operand src = operand_of(step.src, step.chunk, flight.segment, own);
   const Finish finish = finish_of(step);
   if (lossy()) {
-    operation_.codec->decode_reduce(dst, src, flight.wire, {scale, finish.scale});
+    const View acc{const_cast<std::byte*>(src.data), dst.count, dst.dtype};
+    operation_.codec->decode_reduce(dst, acc, flight.wire, {src.scale, finish.scale});
   } else {
-    reduce_pair(dst, {src.data, scale}, flight.wire, operation_.op, finish);
+    reduce_pair(dst, src, flight.wire, operation_.op, finish);
   }
-  forget_wire(step.dst, step.chunk, flight.segment);
+  settle(step, flight.segment);
 }
 
 // --- steps without messages
@@ -316,22 +317,22 @@ bool HostExecutor::advance_local() {
 void HostExecutor::run_local(int index, std::int64_t segment) {
   const Step& step = plan_.steps[index].step;
   const View dst = segment_view(step.dst, step.chunk, segment);
+  const auto add = step.pairwise ? reduce_pairwise : reduce_operands;
   std::vector<Operand> operands;
+  Staging::Block own;
   switch (step.op) {
     case Op::copy:
-      copy_operand(dst, {segment_view(step.src, step.chunk, segment).data, contribution_scale(step.src)},
-                   finish_of(step));
+      copy_operand(dst, operand_of(step.src, step.chunk, segment, own), finish_of(step));
       break;
     case Op::reduce:
-      for (Buffer source : step.sources)
-        operands.push_back({segment_view(source, step.chunk, segment).data, contribution_scale(source)});
-      reduce_operands(dst, operands, operation_.op, finish_of(step));
+      for (Buffer source : step.sources) operands.push_back(operand_of(source, step.chunk, segment, own));
+      add(dst, operands, operation_.op, finish_of(step));
       break;
     case Op::reduce_from:
       for (int peer : step.peers)
         operands.push_back(
             {peer_segment_view(peer, step.src, step.chunk, segment).data, contribution_scale(step.src)});
-      reduce_operands(dst, operands, operation_.op, finish_of(step));
+      add(dst, operands, operation_.op, finish_of(step));
       break;
     case Op::store_to: {
       const View src = segment_view(step.src, step.chunk, segment);
@@ -346,7 +347,7 @@ void HostExecutor::run_local(int index, std::int64_t segment) {
     default:
       PYCOMM_DCHECK(false);
   }
-  forget_wire(step.dst, step.chunk, segment);
+  settle(step, segment);
 }
 
 // --- progress
@@ -482,14 +483,6 @@ std::int64_t HostExecutor::payload_bytes(int index, std::int64_t segment) const 
 
 double HostExecutor::contribution_scale(Buffer src) const {
   return src == kInput && reduces(operation_.collective) ? operation_.contribution_scale : 1.0;
-}
-
-std::byte* HostExecutor::kept_wire(int chunk, std::int64_t segment) const {
-  return kept_.data() + static_cast<std::int64_t>(kept_index(chunk, segment)) * wire_segment_bytes_;
-}
-
-void HostExecutor::forget_wire(Buffer dst, int chunk, std::int64_t segment) {
-  if (lossy() && dst == kOutput) kept_valid_[kept_index(chunk, segment)] = 0;
 }
 
 }  // namespace pycomm

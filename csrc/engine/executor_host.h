@@ -3,7 +3,7 @@
 //
 // A lossy codec's wires of finished chunks are kept for the length of the operation: the owner encodes once
 // and decodes its own wire too, and receivers forward what they got. So all ranks end with the same bits
-// whatever the codec.
+// whatever the codec (executor_codec.cc).
 #pragma once
 
 #include <array>
@@ -33,6 +33,7 @@ struct Operation {
   View input;  // see plan.h for which chunks input and output hold
   View output;
   ReduceOp op = ReduceOp::sum;  // never avg: that is a sum with a scale or a divisor
+  Order order = Order::any;     // see operand_of() and settle() for what a given one asks of lossy codecs
   const Codec* codec = nullptr;
   double contribution_scale = 1.0;  // applied to every rank's contribution before it is summed
   Finish finish;                    // applied to complete sums
@@ -111,13 +112,17 @@ class HostExecutor final : public Executor {
   double contribution_scale(Buffer src) const;
   Finish finish_of(const Step& step) const { return step.final ? operation_.finish : Finish{}; }
 
+  // What a buffer gives to a step that adds or copies; `own` holds it where it is not there as it must be.
+  Operand operand_of(Buffer source, int chunk, std::int64_t segment, Staging::Block& own);
+  // After a step has written its dst.
+  void settle(const Step& step, std::int64_t segment);
+
   // Wires of finished chunks.
   std::byte* kept_wire(int chunk, std::int64_t segment) const;
   std::size_t kept_index(int chunk, std::int64_t segment) const {
     return chunk * segments_per_chunk_ + segment;
   }
   bool lossy() const { return !operation_.codec->lossless; }
-  void forget_wire(Buffer dst, int chunk, std::int64_t segment);
 
   const std::shared_ptr<const Operation> shared_operation_;
   const Operation& operation_;

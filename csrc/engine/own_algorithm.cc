@@ -7,12 +7,23 @@
 namespace pycomm {
 namespace {
 
-std::string flaw_of(Collective collective, int root, const std::vector<Plan>& plans, bool lossy_codecs) {
+std::string flaw_of(Collective collective, int root, const std::vector<Plan>& plans, VerifyOptions options) {
   for (const bool in_place : {false, true}) {
-    const auto flaw = verify(collective, root, plans, {.in_place = in_place, .lossy_codecs = lossy_codecs});
+    options.in_place = in_place;
+    const auto flaw = verify(collective, root, plans, options);
     if (!flaw.empty()) return text(in_place ? "in place: " : "", flaw);
   }
   return "";
+}
+
+// The orders that the plans turn out to keep.
+std::vector<Order> orders_of(Collective collective, int root, const std::vector<Plan>& plans) {
+  std::vector<Order> kept;
+  for (const Order order : {Order::rank, Order::tree})
+    if (reduces(collective) && exists(order, static_cast<int>(plans.size())) &&
+        flaw_of(collective, root, plans, {.lossy_codecs = false, .order = order}).empty())
+      kept.push_back(order);
+  return kept;
 }
 
 }  // namespace
@@ -23,7 +34,7 @@ OwnAlgorithm::OwnAlgorithm(Collective collective, int root, const std::string& n
   PYCOMM_CHECK(collective != Collective::send && collective != Collective::recv,
                "send and recv take no algorithm");
   PYCOMM_CHECK(rank >= 0 && rank < size_, "rank ", rank, " of ", size_, " plans");
-  const std::string flaw = flaw_of(collective, root, plans, false);
+  const std::string flaw = flaw_of(collective, root, plans, {.lossy_codecs = false});
   PYCOMM_CHECK(flaw.empty(), "algorithm '", name, "' is wrong for ", name_of(collective), " on ", size_,
                " ranks: ", flaw);
   for (const bool in_place : {false, true})
@@ -36,11 +47,14 @@ OwnAlgorithm::OwnAlgorithm(Collective collective, int root, const std::string& n
     mapped |= CompiledPlan(plan, false).mapped;
   }
   digest_ = digest_of(everything.data(), everything.size());
-  algorithm_ = {.name = text(name_of(collective), ":", name),
-                .summary = "the caller's own",
-                .lossy_codecs = !mapped && flaw_of(collective, root, plans, true).empty(),
-                .uneven = collective != Collective::all_to_all,  // it may pass on blocks of unknown size
-                .mapped = mapped};
+  algorithm_ = {
+      .name = text(name_of(collective), ":", name),
+      .summary = "the caller's own",
+      .lossy_codecs = !mapped && flaw_of(collective, root, plans, {}).empty(),
+      .orders = orders_of(collective, root, plans),
+      .rounds_once = flaw_of(collective, root, plans, {.lossy_codecs = false, .rounds_once = true}).empty(),
+      .uneven = collective != Collective::all_to_all,  // it may pass on blocks of unknown size
+      .mapped = mapped};
 }
 
 }  // namespace pycomm

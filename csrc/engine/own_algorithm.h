@@ -19,8 +19,7 @@ class OwnAlgorithm {
   OwnAlgorithm(Collective collective, int root, const std::string& name, const std::vector<Plan>& plans,
                int rank);
 
-  // As a registered one, without a function; `lossy_codecs` and `mapped` are what the plans turn out to keep
-  // and to need.
+  // As a registered one, without a function; what it keeps and needs is what the plans turn out to.
   const Algorithm& algorithm() const { return algorithm_; }
   int root() const { return root_; }
   int size() const { return size_; }

@@ -49,10 +49,10 @@ std::string describe(const Header& header) {
                                 name_at(kDTypeNames, header.dtype), size_of_call(header));
   if (is_pair(header))
     return text(call, "), message ", header.sequence, " of this pair in communicator ", header.context);
-  return text(call, ", op ", name_at(kReduceOpNames, header.op), ", codec ",
-              registered_name<Codec>(header.codec), ", algorithm ", name_of_algorithm(header), ", root ",
-              header.root, ", scale ", header.scale, "), operation ", header.sequence, " of communicator ",
-              header.context);
+  return text(call, ", op ", name_at(kReduceOpNames, header.op), ", order ",
+              name_at(kOrderNames, header.order), ", codec ", registered_name<Codec>(header.codec),
+              ", algorithm ", name_of_algorithm(header), ", root ", header.root, ", scale ", header.scale,
+              "), operation ", header.sequence, " of communicator ", header.context);
 }
 
 std::uint32_t digest_of(const void* data, std::size_t bytes) {

@@ -13,7 +13,7 @@
 
 namespace pycomm {
 
-inline constexpr std::uint8_t kWireVersion = 2;
+inline constexpr std::uint8_t kWireVersion = 3;
 
 // Header::parts of a call whose parts have chosen sizes, before it is made one for a channel.
 inline constexpr std::uint32_t kChosenParts = 1;
@@ -27,7 +27,8 @@ struct Header {
   std::uint8_t version = kWireVersion;
   std::uint8_t collective = 0;
   std::uint8_t dtype = 0;
-  std::uint8_t op = 0;
+  std::uint8_t op : 4 = 0;
+  std::uint8_t order : 4 = 0;
   std::uint32_t context = 0;   // communicator
   std::uint32_t sequence = 0;  // operation of it
   std::uint16_t root = 0;
@@ -57,8 +58,8 @@ static_assert(std::endian::native == std::endian::little,
 // Why these two are not the two ends of one operation.
 std::string describe_mismatch(int their_rank, const Header& theirs, int our_rank, const Header& ours);
 
-// "all_reduce(f32 × 1000, op sum, codec none, algorithm ring, root 0, scale 1), operation 7 of communicator
-// 0"
+// "all_reduce(f32 × 1000, op sum, order any, codec none, algorithm ring, root 0, scale 1), operation 7 of
+// communicator 0"
 std::string describe(const Header& header);
 
 }  // namespace pycomm

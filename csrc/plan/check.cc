@@ -1,6 +1,7 @@
 #include "plan/check.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <map>
 #include <utility>
@@ -74,6 +75,12 @@ class StepCheck {
     if (adds) require(reduces(spec_.collective), name, " reduces nothing");
     if (step_.final) require(reduces(spec_.collective), "final in ", name);
     if (step_.final) require(adds || step_.op == Op::copy, "final belongs to a step that reduces or copies");
+    if (step_.pairwise) {
+      const bool many = step_.op == Op::reduce || step_.op == Op::reduce_from;
+      require(many, "pairwise belongs to a reduce or a reduce_from");
+      const std::size_t operands = step_.sources.size() + step_.peers.size();
+      require(std::has_single_bit(operands), operands, " operands are no power of two, to be added pairwise");
+    }
     if (step_.publish) require(step_.op == Op::send, "publish belongs to a send");
     if (step_.publish) require(step_.src != kInput, "publish would change the input");
   }

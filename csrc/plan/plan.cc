@@ -1,5 +1,6 @@
 #include "plan/plan.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace pycomm {
@@ -34,6 +35,11 @@ Step reduce_from(std::vector<int> peers, int chunk, Buffer src, Buffer dst) {
 
 Step store_to(std::vector<int> peers, int chunk, Buffer src, Buffer dst) {
   return {.op = Op::store_to, .peers = std::move(peers), .chunk = chunk, .src = src, .dst = dst};
+}
+
+Step added_in(Order order, Step step) {
+  step.pairwise = order == Order::tree;
+  return step;
 }
 
 Step as_final(Step step) {
@@ -76,6 +82,12 @@ bool has_chunk(const Spec& spec, Buffer buffer, int chunk) {
 
 int chunks_of_parts(Collective collective, int size) {
   return collective == Collective::all_to_all ? size * size : size;
+}
+
+bool keeps(const Algorithm& algorithm, Order order, bool rounds) {
+  if (order == Order::any) return true;
+  const bool keeps_it = std::count(algorithm.orders.begin(), algorithm.orders.end(), order) > 0;
+  return keeps_it && (algorithm.rounds_once || !rounds);
 }
 
 Collective collective_of(const Algorithm& algorithm) {

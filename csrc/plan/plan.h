@@ -34,6 +34,8 @@
 //   Reading the *input* in a reducing collective is taking this rank's contribution: the executor scales
 //   there when contributions are to be scaled before they are summed. So a plan reads each element of its own
 //   input into the sum once per destination that it reaches, never twice for one.
+//   `pairwise` marks a reduce or reduce_from that adds halves of its operands, a power of two of them, each
+//   summed so: ((a + b) + (c + d)); others add from left to right. Either rounds 16-bit elements once.
 //   `final` marks the step after which its dst holds the complete reduction: results are scaled there.
 //   `publish` marks sends of a value that the receivers keep as it is: with a lossy codec the sender replaces
 //   its own chunk by what the receivers decode, so that all ranks end with the same bits. For the order of
@@ -85,6 +87,7 @@ struct Step {
   Buffer src = kInput;
   Buffer dst = kOutput;
   std::vector<Buffer> sources = {};  // of reduce
+  bool pairwise = false;
   bool final = false;
   bool publish = false;
   bool operator==(const Step&) const = default;
@@ -112,6 +115,7 @@ Step reduce(int chunk, Buffer dst, std::vector<Buffer> sources);
 Step meet(std::vector<int> peers);
 Step reduce_from(std::vector<int> peers, int chunk, Buffer src, Buffer dst);
 Step store_to(std::vector<int> peers, int chunk, Buffer src, Buffer dst);
+Step added_in(Order order, Step step);  // a reduce or reduce_from whose operands are in order of rank
 Step as_final(Step step);
 Step published(Step step);
 
@@ -133,11 +137,19 @@ struct Algorithm {
   // them. The vector is all chunks: those of all pairs of ranks for all_to_all.
   double (*volume)(int size) = nullptr;
   bool lossy_codecs = true;  // all ranks end with equal bits under a lossy codec
+  // The orders in which it adds when the spec asks for one, besides any. With 16-bit elements or a lossy
+  // codec it does so only if it also adds a chunk's contributions in a single step: partial sums would be
+  // rounded.
+  std::vector<Order> orders = {};
+  bool rounds_once = false;
   // Serves parts of sizes that the caller chose. In all_to_all a rank knows those of its own input and output
   // only; elsewhere every rank knows all.
   bool uneven = true;
   bool mapped = false;  // needs peers whose memory is addressable
 };
+
+// `rounds`: elements of 16 bits or a lossy codec.
+bool keeps(const Algorithm& algorithm, Order order, bool rounds);
 
 // The algorithm of that short name ("ring"), or InvalidArgument listing those that serve the collective.
 const Algorithm& algorithm_named(Collective collective, std::string_view short_name);

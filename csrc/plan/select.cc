@@ -16,10 +16,19 @@ std::string select_reduce(const Choice& choice, bool small) {
   return small ? "binomial" : "ring";
 }
 
+// Of those that add in a given order.
+std::string select_ordered(const Choice& choice, bool small) {
+  if (choice.mapped && !choice.rounds) return "mapped";
+  if (choice.collective == Collective::all_reduce && choice.order == Order::tree && !choice.rounds)
+    return small ? "recursive_doubling" : "halving_doubling";
+  return choice.collective == Collective::reduce && !small ? "scatter_gather" : "direct";
+}
+
 }  // namespace
 
 std::string select_algorithm(const Choice& choice) {
   const bool small = choice.bytes <= kLatencyBytes, few = choice.size <= kDirectRanks;
+  if (choice.order != Order::any) return select_ordered(choice, small);
   switch (choice.collective) {
     case Collective::all_reduce:
       if (choice.mapped && !choice.rounds) return "mapped";

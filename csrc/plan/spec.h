@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <string_view>
 
@@ -43,11 +44,27 @@ constexpr bool has_parts(Collective c) {
          c == Collective::scatter || c == Collective::all_to_all;
 }
 
+// In which order contributions are added: floating sums commute, to the bit, and do not associate.
+enum class Order : std::uint8_t {
+  any,   // the algorithm's own
+  rank,  // ((x0 + x1) + x2) + x3 ...
+  tree   // ((x0 + x1) + (x2 + x3)) + ...: halves, then halves of those
+};
+inline constexpr std::array<std::string_view, 3> kOrderNames = {"any", "rank", "tree"};
+constexpr std::string_view name_of(Order order) {
+  return kOrderNames[static_cast<int>(order)];
+}
+// Whether so many ranks can be added so.
+constexpr bool exists(Order order, int size) {
+  return order != Order::tree || std::has_single_bit(static_cast<unsigned>(size));
+}
+
 struct Spec {
   Collective collective = Collective::all_reduce;
   int rank = 0;
   int size = 1;
   int root = 0;  // see has_root(); the peer of a send or recv
+  Order order = Order::any;
 };
 
 }  // namespace pycomm

@@ -48,7 +48,8 @@ std::string without_marks(const Step& step) {
 }  // namespace
 
 std::string to_text(const Step& step) {
-  return without_marks(step) + (step.final ? ", final" : "") + (step.publish ? ", published" : "");
+  return without_marks(step) + (step.pairwise ? ", pairwise" : "") + (step.final ? ", final" : "") +
+         (step.publish ? ", published" : "");
 }
 
 std::string to_text(const Plan& plan) {
@@ -184,6 +185,7 @@ Step read_step(Line& line) {
     step.chunk = line.number("chunk", kMostChunks);
   }
   read_operands(line, step);
+  step.pairwise = line.accept(", pairwise");
   step.final = line.accept(", final");
   step.publish = line.accept(", published");
   line.end();

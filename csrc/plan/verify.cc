@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <span>
 #include <unordered_map>
 #include <utility>
 
@@ -31,6 +32,7 @@ struct Value {
   std::vector<bool> ranks;    // whose contributions it holds
   std::uint64_t exact = 0;    // its expression without codecs
   std::uint64_t bits = 0;     // and with a lossy one
+  std::uint64_t sum = 0;      // as exact, for any order of the two operands of an addition
   bool coded = false;         // it is Q(something), so that Q changes nothing
   bool received = false;      // it came as it is from another rank
   bool final = false;         // it passed the step marked final
@@ -51,6 +53,19 @@ bool is_of_one(const Value& value, int rank) {
   return value.ranks[rank] && std::count(value.ranks.begin(), value.ranks.end(), true) == 1;
 }
 
+// The name of a sum whose operands may be swapped.
+std::uint64_t swappable_sum(std::uint64_t a, std::uint64_t b) {
+  return expression(kSum, std::min(a, b), std::max(a, b));
+}
+
+// What Value::sum is of the contributions first ... first + count - 1, added in that order.
+std::uint64_t ordered_sum(Order order, int chunk, int first, int count) {
+  if (count == 1) return expression(kLeaf, first, chunk);
+  const int left = order == Order::tree ? count / 2 : count - 1;
+  return swappable_sum(ordered_sum(order, chunk, first, left),
+                       ordered_sum(order, chunk, first + left, count - left));
+}
+
 std::string ranks_of(const Value& value) {
   std::string out;
   for (std::size_t rank = 0; rank < value.ranks.size(); ++rank)
@@ -61,14 +76,18 @@ std::string ranks_of(const Value& value) {
 // What all places of all ranks hold while the steps run.
 class Run {
  public:
-  Run(Collective collective, int size, int chunks, bool in_place)
-      : reduces_(reduces(collective)), places_{chunks, in_place}, memory_(size) {}
+  Run(Collective collective, int size, int chunks, const VerifyOptions& options)
+      : reduces_(reduces(collective)),
+        order_(options.order),
+        rounds_once_(options.rounds_once),
+        places_{chunks, options.in_place},
+        memory_(size) {}
 
   // The caller's data in chunk `chunk` of rank `rank`'s input.
   void provide(int rank, int chunk) {
     Value value{.chunk = chunk, .ranks = std::vector<bool>(memory_.size()), .contribution = reduces_};
     value.ranks[rank] = true;
-    value.exact = value.bits = expression(kLeaf, rank, chunk);
+    value.exact = value.bits = value.sum = expression(kLeaf, rank, chunk);
     hold(rank, kInput, std::move(value));
   }
 
@@ -112,10 +131,14 @@ class Run {
       if (step.op == Op::copy) operands = {read(node, node.rank, step.src)};
       for (Buffer source : step.sources) operands.push_back(read(node, node.rank, source));
       for (int peer : step.peers) operands.push_back(read(node, peer, step.src));
-      Value value = operands[0];
-      for (std::size_t i = 1; i < operands.size(); ++i) value = sum(node, value, operands[i]);
-      write(node, node.rank, step.dst, std::move(value));
+      write(node, node.rank, step.dst, sum_of_all(node, operands));
     }
+  }
+
+  Value sum_of_all(const Node& node, std::span<const Value> operands) const {
+    if (operands.size() == 1) return operands[0];
+    const std::size_t left = node.step->pairwise ? operands.size() / 2 : operands.size() - 1;
+    return sum(node, sum_of_all(node, operands.first(left)), sum_of_all(node, operands.subspan(left)));
   }
 
   // In a reducing collective the input is read while it holds the caller's data, and other buffers when they
@@ -132,7 +155,7 @@ class Run {
     if (buffer != kInput && value->contribution) refuse("in place still holds the input");
     Value copy = *value;
     copy.contribution = false;
-    return copy;
+    return order_ != Order::any && value->contribution ? coded(copy) : copy;
   }
 
   void write(const Node& node, int rank, Buffer buffer, Value value) {
@@ -140,11 +163,16 @@ class Run {
       if (value.final) throw Flaw(text(where(node), " makes final what is final already"));
       if (!complete(value))
         throw Flaw(text(where(node), " makes final a sum of ranks ", ranks_of(value), " only"));
+      if (order_ != Order::any && value.sum != wanted_sum(value.chunk))
+        throw Flaw(text(where(node), " makes final a sum in another order than '", name_of(order_), "'"));
       value = {.chunk = value.chunk,
                .ranks = std::move(value.ranks),
                .exact = expression(kScaled, value.exact),
                .bits = expression(kScaled, value.bits),
                .final = true};
+      if (order_ != Order::any) value = coded(std::move(value));
+    } else if (rounds_once_ && !value.final && std::count(value.ranks.begin(), value.ranks.end(), true) > 1) {
+      throw Flaw(text(where(node), " keeps the partial sum of ranks ", ranks_of(value), ", which rounds it"));
     }
     hold(rank, buffer, std::move(value));
   }
@@ -154,7 +182,8 @@ class Run {
     Value out{.chunk = a.chunk,
               .ranks = a.ranks,
               .exact = expression(kSum, a.exact, b.exact),
-              .bits = expression(kSum, a.bits, b.bits)};
+              .bits = expression(kSum, a.bits, b.bits),
+              .sum = swappable_sum(a.sum, b.sum)};
     for (std::size_t rank = 0; rank < b.ranks.size(); ++rank) {
       if (a.ranks[rank] && b.ranks[rank])
         throw Flaw(text(where(node), " adds the contribution of rank ", rank, " twice"));
@@ -163,13 +192,22 @@ class Run {
     return out;
   }
 
+  std::uint64_t wanted_sum(int chunk) {
+    const auto [found, is_new] = wanted_sums_.try_emplace(chunk);
+    if (is_new) found->second = ordered_sum(order_, chunk, 0, static_cast<int>(memory_.size()));
+    return found->second;
+  }
+
   void hold(int rank, Buffer buffer, Value value) {
     const int place = places_.of(buffer, value.chunk);
     memory_[rank][place] = std::make_shared<const Value>(std::move(value));
   }
 
   const bool reduces_;
+  const Order order_;
+  const bool rounds_once_;
   const Places places_;
+  std::unordered_map<int, std::uint64_t> wanted_sums_;                         // by chunk
   std::vector<std::unordered_map<int, std::shared_ptr<const Value>>> memory_;  // by rank, by place
 };
 
@@ -256,7 +294,7 @@ void check_values(Collective collective, int root, const std::vector<Plan>& plan
                   const VerifyOptions& options) {
   const int size = static_cast<int>(plans.size()), chunks = plans[0].chunks;
   const Task task(collective, root, plans);
-  Run run(collective, size, chunks, options.in_place);
+  Run run(collective, size, chunks, options);
   Result result(collective, run, options.lossy_codecs);
   for (int rank = 0; rank < size; ++rank)
     for (int chunk = 0; chunk < chunks; ++chunk)
@@ -267,13 +305,15 @@ void check_values(Collective collective, int root, const std::vector<Plan>& plan
       if (task.gets(rank, chunk)) result.expect(rank, chunk, task.origin(chunk));
 }
 
-std::string name_of_run(const Algorithm& algorithm, int size, int root, bool in_place) {
-  return text(algorithm.name, " of ", size, " ranks, root ", root, in_place ? ", in place: " : ": ");
+std::string name_of_run(const Algorithm& algorithm, const Spec& spec, bool in_place) {
+  return text(algorithm.name, " of ", spec.size, " ranks, root ", spec.root,
+              spec.order == Order::any ? "" : text(", order ", name_of(spec.order)),
+              in_place ? ", in place: " : ": ");
 }
 
-// Every rank's plan; for send and recv, those of a pair.
-std::vector<Plan> plans_of(const Algorithm& algorithm, int size, int root, int other) {
-  const Collective collective = collective_of(algorithm);
+// Every rank's plan, whatever the spec's rank; for send and recv, those of a pair.
+std::vector<Plan> plans_of(const Algorithm& algorithm, Spec spec, int other) {
+  const auto [collective, own, size, root, order] = spec;
   std::vector<Plan> plans(size);
   if (collective == Collective::send || collective == Collective::recv) {
     const bool sends = collective == Collective::send;
@@ -282,7 +322,8 @@ std::vector<Plan> plans_of(const Algorithm& algorithm, int size, int root, int o
     plans[other] = algorithm.plan({collective, other, size, root});
     plans[root] = match.plan({reverse, root, size, other});
   } else {
-    for (int rank = 0; rank < size; ++rank) plans[rank] = algorithm.plan({collective, rank, size, root});
+    for (int rank = 0; rank < size; ++rank)
+      plans[rank] = algorithm.plan({collective, rank, size, root, order});
   }
   return plans;
 }
@@ -310,6 +351,25 @@ std::string verify(Collective collective, int root, const std::vector<Plan>& pla
   return flaw.what();
 }
 
+namespace {
+
+std::string flaw_of(const Algorithm& algorithm, const Spec& spec, int other) {
+  const std::vector<Plan> plans = plans_of(algorithm, spec, other);
+  for (bool in_place : {false, true}) {
+    if (spec.collective == (in_place ? Collective::all_to_all : Collective::broadcast)) continue;
+    const std::string flaw = verify(spec.collective, spec.root, plans,
+                                    {.in_place = in_place,
+                                     .lossy_codecs = algorithm.lossy_codecs,
+                                     .order = spec.order,
+                                     .rounds_once = algorithm.rounds_once,
+                                     .volume = algorithm.volume(spec.size)});
+    if (!flaw.empty()) return name_of_run(algorithm, spec, in_place) + flaw;
+  }
+  return "";
+}
+
+}  // namespace
+
 std::string verify(const Algorithm& algorithm, int size) {
   PYCOMM_CHECK(size > 0 && (!algorithm.supports || algorithm.supports(size)), algorithm.name,
                " does not support ", size, " ranks");
@@ -320,13 +380,11 @@ std::string verify(const Algorithm& algorithm, int size) {
   for (int i = 0; i < cases; ++i) {
     const int root = i * size / cases;
     const int other = size == 1 ? root : (root + 1 + i % (size - 1)) % size;
-    const std::vector<Plan> plans = plans_of(algorithm, size, root, other);
-    for (bool in_place : {false, true}) {
-      if (in_place ? collective == Collective::all_to_all : collective == Collective::broadcast) continue;
-      const std::string flaw = verify(
-          collective, root, plans,
-          {.in_place = in_place, .lossy_codecs = algorithm.lossy_codecs, .volume = algorithm.volume(size)});
-      if (!flaw.empty()) return name_of_run(algorithm, size, root, in_place) + flaw;
+    for (Order order : {Order::any, Order::rank, Order::tree}) {
+      if (!exists(order, size) || !keeps(algorithm, order, false)) continue;
+      std::string flaw =
+          flaw_of(algorithm, {.collective = collective, .size = size, .root = root, .order = order}, other);
+      if (!flaw.empty()) return flaw;
     }
   }
   return "";

@@ -13,9 +13,13 @@
 // exactly when their expressions, Q included, are equal; a publish is needed where it makes them equal, and
 // wrong on received values.
 //
+// An order is kept when a result's expression, swapped operands being equal, is that order's. Under a given
+// order the executor passes a rank's own contributions and the results through the codec too (Q above).
+//
 // Found: reads of undefined or wrong chunks; steps of one stage that conflict; sends and receives that do not
 // match; deadlocks; races over addressable memory; results incomplete, or with a contribution twice, or with
-// different bits on different ranks; `final` or `publish` missing or wrong; more bytes than the theory.
+// different bits on different ranks; another order than the one claimed; `final` or `publish` missing or
+// wrong; more bytes than the theory.
 #pragma once
 
 #include <string>
@@ -28,6 +32,8 @@ namespace pycomm {
 struct VerifyOptions {
   bool in_place = false;  // input and output are the same memory (always for broadcast, never for all_to_all)
   bool lossy_codecs = true;  // the ranks must end with equal bits under a lossy codec too
+  Order order = Order::any;  // in which contributions must be added
+  bool rounds_once = false;  // no partial sum is written anywhere
   double volume = -1.0;      // expected volume as in Algorithm::volume; negative: not checked
 };
 
@@ -38,8 +44,8 @@ std::string verify(Collective collective, int root, const std::vector<Plan>& pla
                    const VerifyOptions& options);
 
 // Builds every rank's plan and verifies them in place and out of place, where both can be, against the
-// algorithm's own volume and codec flag, for up to 8 roots (pairs, for send and recv) spread over the ranks.
-// A size that the algorithm does not support throws InvalidArgument.
+// algorithm's own volume, codec flag and orders, for up to 8 roots (pairs, for send and recv) spread over the
+// ranks. A size that the algorithm does not support throws InvalidArgument.
 std::string verify(const Algorithm& algorithm, int size);
 
 }  // namespace pycomm
