@@ -115,11 +115,11 @@ class Communicator:
         ...
     def preferred_segment_bytes(self, world_ranks: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> int:
         ...
-    def run(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str | OwnAlgorithm, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> None:
+    def run(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str | OwnAlgorithm, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, order: str) -> None:
         """
         Blocks until the operation is done.
         """
-    def start(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str | OwnAlgorithm, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> Work:
+    def start(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str | OwnAlgorithm, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, order: str) -> Work:
         """
         Starts an operation and does not block.
         """
@@ -145,7 +145,7 @@ class Communicator:
     def world_ranks(self) -> list[int]:
         ...
 class Persistent:
-    def __init__(self, communicator: Communicator, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str | OwnAlgorithm, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> None:
+    def __init__(self, communicator: Communicator, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str | OwnAlgorithm, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, order: str) -> None:
         """
         Checks and plans a call; moves nothing.
         """
@@ -158,7 +158,7 @@ class Persistent:
         Starts it and does not block.
         """
 class Bucketer:
-    def __init__(self, communicator: Communicator, buffers: collections.abc.Sequence[typing.Any], dtypes: collections.abc.Sequence[str], slots: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], op: str, codec: str, algorithm: str, launch_when_full: bool, soon: bool) -> None:
+    def __init__(self, communicator: Communicator, buffers: collections.abc.Sequence[typing.Any], dtypes: collections.abc.Sequence[str], slots: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], op: str, codec: str, algorithm: str, order: str, launch_when_full: bool, soon: bool) -> None:
         ...
     def filled(self, slot: typing.SupportsInt | typing.SupportsIndex) -> bool:
         ...
@@ -248,7 +248,7 @@ def mpi_abort(code: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
 def mpi_info() -> dict[str, typing.Any]:
     ...
-def plan_text(collective: str, algorithm: str, rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, root: typing.SupportsInt | typing.SupportsIndex) -> str:
+def plan_text(collective: str, algorithm: str, rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, root: typing.SupportsInt | typing.SupportsIndex, order: str) -> str:
     """
     The plan of a registered algorithm.
     """

@@ -55,9 +55,9 @@ class Buckets:
         buckets.wait()                              # blocks; then view(i) holds the reduced gradients
 
     launch: "full" launches each bucket as soon as it and those before it are full; "manual" leaves it to
-    `launch()` and `flush()`. op, codec, algorithm, order: those of `all_reduce`. In a given order the reduced
-    gradients do not depend on `bucket_bytes`, nor on the order of the slots. Not thread-safe. The operations are collectives on `comm`: all ranks make them
-    in the same order.
+    `launch()` and `flush()`. op, codec, algorithm, order: those of `all_reduce`; in a given order the reduced
+    gradients do not depend on `bucket_bytes` or on how slots are listed. Not thread-safe. The operations are
+    collectives on `comm`: all ranks make them in the same order.
     """
 
     def __init__(

@@ -9,13 +9,13 @@ codec       "none", "fp16" or "bf16": how values travel; the lossy ones serve su
             float64
 algorithm   the name of one of `pycomm.info()["algorithms"]`; None chooses
 timeout     seconds until the operation fails with `Timeout`; None: `PYCOMM_TIMEOUT_S`, 300
-order       in which the ranks' contributions are added: "rank", ((x0 + x1) + x2) + ..., or "tree", ((x0 + x1) +
-            (x2 + x3)) + ..., on a power of two of ranks; "any" leaves it to the algorithm. In a given order
-            results depend on nothing but the ranks' values: not on array sizes, how arrays are cut into calls
-            or buckets, transport or algorithm, and the three collectives that reduce agree. Sums are
-            accumulated in float32 (float64 for float64), scaled, and rounded once. With a lossy codec every
-            contribution and the result pass it exactly once, whether they travel or not. InvalidArgument where
-            the algorithm asked for does not add so, with those that do
+order       in which the ranks' contributions are added: "rank", ((x0 + x1) + x2) + ..., or "tree",
+            ((x0 + x1) + (x2 + x3)) + ... on a power of two of ranks; "any" leaves it to the algorithm. In a
+            given order results depend on the contributions alone: not on sizes, on how arrays are cut into
+            calls or buckets, on transport or algorithm, and all_reduce, reduce_scatter and reduce agree. Sums
+            are accumulated in float32 (float64 for float64), scaled, and rounded once; with a lossy codec
+            contributions and results pass it once each, whether they travel or not. An algorithm asked for by
+            name that does not add so raises InvalidArgument, with those that do
 scale       multiplies the result of a sum or average of floating dtypes; equal on all ranks
 counts      sizes of the ranks' parts, in elements of the flattened array, 0 allowed: one number per rank, the
             same on all ranks; None: equal parts, those of `numpy.array_split(x.ravel(), size)` (sizes differ

@@ -34,8 +34,8 @@ class Grouped(Collectives):
     and receives cannot deadlock, and results are there when the block is left. All ranks record the same
     collectives in the same order. Calls of all_reduce in place, on arrays of at most 64 KiB with the same
     dtype, op, codec, scale, algorithm, timeout and order, travel as one: where that changes the order of a
-    floating sum its last bits may differ from those of the single calls, unless an `order` is given. An exception in the block starts nothing; one
-    in a call is raised when all others have ended.
+    floating sum its last bits may differ from those of the single calls; with an `order` they do not. An
+    exception in the block starts nothing; one in a call is raised when all others have ended.
     """
 
     def __init__(self, communicator: Collectives) -> None:

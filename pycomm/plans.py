@@ -25,7 +25,8 @@ makes it, and any call takes it by name:
 
 At the first use on a communicator the plans of all its ranks are proven right, symbolically, before a byte
 moves (or refused with what is wrong, where), and compared over the ranks; then they run as ours do: over any
-transport, in segments, with codecs where the plans keep equal bits, and with `order=` where they are proven to add so. That first call blocks.
+transport, in segments, with codecs where the plans keep equal bits, with an `order` where they are proven to
+add in it. That first call blocks.
 
 `python -m pycomm.show all_reduce:ring -n 3` shows a plan of ours.
 """
@@ -75,11 +76,16 @@ class Step:
         return replace(self, is_published=it_is)
 
     def pairwise(self, it_is: bool = True) -> Step:
-        """This reduce or reduce_from adds halves of its operands, a power of two of them: (a + b) + (c + d)."""
+        """This reduce or reduce_from adds in halves: (a + b) + (c + d), of a power of two of operands."""
         return replace(self, is_pairwise=it_is)
 
     def __str__(self) -> str:
-        return self.text + ", pairwise" * self.is_pairwise + ", final" * self.is_final + ", published" * self.is_published
+        return (
+            self.text
+            + ", pairwise" * self.is_pairwise
+            + ", final" * self.is_final
+            + ", published" * self.is_published
+        )
 
 
 def send(peer: int, chunk: int, src: str) -> Step:

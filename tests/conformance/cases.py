@@ -42,6 +42,8 @@ PARTED = ("reduce_scatter", "all_gather", "gather", "scatter", "all_to_all")
 # A first message carries its data behind its header when both fit in 4096 bytes.
 INLINE_BYTES = 4096 - 40
 
+SMALL_BYTES = 64  # of segments, where many cost little
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -49,6 +51,7 @@ class Kind:
     op: str = "sum"
     codec: str = "none"
     scale: float = 1.0
+    order: str = "any"
     data: str = (
         "exact"  # "random" rounds; "special" holds NaN, infinities, zeros of both signs; "bits" is any bits
     )
@@ -74,7 +77,8 @@ class Case:
         k, p = self.kind, self.placement
         return (
             f"{self.collective}:{self.algorithm} {k.dtype} x {self.count}, op {k.op}, codec {k.codec}, "
-            f"scale {k.scale}, root {self.root}, {k.data} data, {'chosen parts, ' if self.chosen else ''}"
+            f"order {k.order}, scale {k.scale}, root {self.root}, {k.data} data, "
+            f"{'chosen parts, ' if self.chosen else ''}"
             f"{'in place' if p.in_place else 'out of place'}, shifted by {p.shift}"
         )
 
@@ -108,6 +112,12 @@ class Registry:
     def carries(self, collective: str, algorithm: str, codec: str) -> bool:
         return codec in LOSSLESS or bool(self.algorithms[f"{collective}:{algorithm}"]["lossy_codecs"])
 
+    def serves(self, collective: str, algorithm: str, kind: Kind) -> bool:
+        row = self.algorithms[f"{collective}:{algorithm}"]
+        rounds = ITEM_BYTES[kind.dtype] == 2 or kind.codec not in LOSSLESS
+        in_order = kind.order in row["orders"] and (row["rounds_once"] or not rounds)
+        return self.carries(collective, algorithm, kind.codec) and (kind.order == "any" or in_order)
+
 
 @dataclass(frozen=True)
 class Scope:
@@ -119,7 +129,7 @@ class Scope:
     def counts(self, dtype: str, size: int) -> list[int]:
         item = ITEM_BYTES[dtype]
         segment = self.segment_bytes // item
-        if self.segment_bytes <= 64:
+        if self.segment_bytes <= SMALL_BYTES:
             # The last: every chunk of every rank takes several segments, the last one not full.
             return sorted({0, 1, size - 1, size + 1, 31, 3 * segment * size + 5})
         edge = INLINE_BYTES // item
@@ -153,6 +163,26 @@ def reducing_kinds(codecs: Iterable[str]) -> list[Kind]:
                 Kind(dtype, "sum", codec, data="special"),
             ]
     return kinds
+
+
+def orders(size: int) -> list[str]:
+    """Those in which so many ranks can be added."""
+    return ["rank", "tree"] if size & (size - 1) == 0 else ["rank"]
+
+
+def ordered_kinds(codecs: Iterable[str], size: int, scope: Scope) -> list[Kind]:
+    """Sums that round, whose bits only the order decides. Long segments take a few of them."""
+    kinds = [Kind(dtype, "sum", scale=0.3, data="random") for dtype in FLOATS]
+    kinds += [Kind("f32", "sum", codec, 0.3, data="random") for codec in codecs if codec not in LOSSLESS]
+    if scope.level == "full" or scope.segment_bytes == SMALL_BYTES:
+        kinds += [Kind(dtype, op, data="random") for dtype in FLOATS for op in OPS if op != "sum"]
+        kinds += [Kind(dtype, op) for dtype in INTEGERS for op in OPS]
+        kinds += [Kind(dtype, "sum", data="special") for dtype in ("f32", "bf16")]
+        for codec in codecs:
+            if codec not in LOSSLESS:
+                kinds += [Kind(dtype, "avg", codec, data="random") for dtype in ("f64", "f32")]
+                kinds += [Kind("f64", "sum", codec, 0.3, data="random")]
+    return [replace(kind, order=order) for order in orders(size) for kind in kinds]
 
 
 def moving_kinds() -> list[Kind]:
@@ -236,12 +266,13 @@ def _reducing(collective: str) -> Callable[..., Iterator[Case]]:
     def generate(
         registry: Registry, size: int, transport: str, scope: Scope, turn: Iterator[int]
     ) -> Iterator[Case]:
+        names = registry.usable(collective, size, transport)
+        for kind in ordered_kinds(registry.codecs, size, scope):
+            able = [name for name in names if registry.serves(collective, name, kind)]
+            long = (*scope.counts(kind.dtype, size)[-2:], scope.long_count(kind.dtype, size))
+            yield from _crossed(collective, able, kind, [long[next(turn) % 3]], scope, turn)
         for kind in reducing_kinds(registry.codecs):
-            able = [
-                name
-                for name in registry.usable(collective, size, transport)
-                if registry.carries(collective, name, kind.codec)
-            ]
+            able = [name for name in names if registry.serves(collective, name, kind)]
             yield from _crossed(collective, able, kind, scope.counts(kind.dtype, size), scope, turn)
             if (
                 kind.dtype in ("f32", "i8")
@@ -258,8 +289,10 @@ def _chosen_reduce_scatters(
     registry: Registry, size: int, transport: str, scope: Scope, turn: Iterator[int]
 ) -> Iterator[Case]:
     names = registry.uneven("reduce_scatter", registry.usable("reduce_scatter", size, transport))
-    for kind in (Kind("f32"), Kind("i8", "max"), Kind("f16", "avg"), Kind("f64", "sum", "fp16", 0.5)):
-        able = [name for name in names if registry.carries("reduce_scatter", name, kind.codec)]
+    kinds = [Kind("f32"), Kind("i8", "max"), Kind("f16", "avg"), Kind("f64", "sum", "fp16", 0.5)]
+    kinds += [Kind("f32", "avg", codec, 1.0, orders(size)[-1], "random") for codec in ("none", "fp16")]
+    for kind in kinds:
+        able = [name for name in names if registry.serves("reduce_scatter", name, kind)]
         counts = scope.counts(kind.dtype, size)
         yield from _crossed("reduce_scatter", able, kind, counts, scope, turn, chosen=True)
 
@@ -366,6 +399,8 @@ def covered(made: Iterable[Case]) -> set[str]:
             f"codec {case.kind.codec}",
             f"dtype {case.kind.dtype}",
         }
+        if case.kind.order != "any":
+            names.add(f"order {case.kind.order} of {case.collective}:{case.algorithm}")
         if case.chosen:
             names.add(f"chosen parts of {case.collective}:{case.algorithm}")
         if case.collective == "send":
@@ -380,6 +415,8 @@ def required(registry: Registry, size: int, transport: str) -> set[str]:
         collective, _, short = full.partition(":")
         if short in registry.usable(collective, size, transport):
             names.add(f"algorithm {full}")
+            claimed = registry.algorithms[full]["orders"]
+            names |= {f"order {order} of {full}" for order in claimed if order in orders(size)}
             if collective in PARTED and registry.algorithms[full]["uneven"]:
                 names.add(f"chosen parts of {full}")
     return names

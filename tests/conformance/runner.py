@@ -165,7 +165,8 @@ def _call(comm: Communicator, running: Running, blocking: bool, *arrays: Any, **
 
 def _reduction_options(case: Case) -> dict[str, Any]:
     kind = case.kind
-    return {"op": kind.op, "codec": kind.codec, "scale": kind.scale, "algorithm": case.algorithm}
+    taken = {name: getattr(kind, name) for name in ("op", "codec", "scale", "order")}
+    return {**taken, "algorithm": case.algorithm}
 
 
 def _all_reduce(comm: Communicator, running: Running, blocking: bool) -> None:

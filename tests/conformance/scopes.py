@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pycomm
 from pycomm import _core
-from tests.conformance.cases import Registry, Scope
+from tests.conformance.cases import SMALL_BYTES, Registry, Scope
 from tests.helpers import BETWEEN_THREADS
 
 THREADS = (1, 2, 3, 4, 5, 8)
@@ -21,7 +21,6 @@ PROCESSES = (1, 2, 3, 4)
 # Transports by what they connect; a new one is run without being named here.
 BETWEEN_PROCESSES = [name for name in pycomm.info()["transports"] if name not in BETWEEN_THREADS]
 
-SMALL_BYTES = 64
 OWN_BYTES = 1 << 18  # what inproc, and mpi on one node, choose for themselves; twice what shm does
 FULL = os.environ.get("PYCOMM_CONFORMANCE") == "full"
 

@@ -112,7 +112,7 @@ def test_an_exception_names_the_case() -> None:
 )
 def test_an_entry_that_no_case_can_name_fails(entry: str) -> None:
     known = registry()
-    row = {"mapped": False, "lossy_codecs": True, "uneven": True, "summary": ""}
+    row = {"mapped": False, "lossy_codecs": True, "uneven": True, "orders": [], "summary": ""}
     larger = replace(known, algorithms={**known.algorithms, entry: row}, supports=lambda name, size: True)
     with pytest.raises(AssertionError, match=r"cases\.py"):
         cases(larger, 2, "inproc", Scope("pairs", SMALL_BYTES))

@@ -24,6 +24,8 @@ const std::string kEveryStep =
     "  reduce_from chunk 1 of input of 0, 1, 10 into output, final\n"
     "  store_to chunk 1 of output into output of 0, 2\n"
     "  store_to chunk 1 of output into output of 0, 2, final, published\n"
+    "  reduce chunk 0 of scratch[0], input into output, pairwise, final\n"
+    "  reduce_from chunk 1 of input of 0, 1 into output, pairwise\n"
     "  send chunk 3 of output to 4, published\n";
 
 void refused(const std::string& source, const std::string& why) {
@@ -40,7 +42,9 @@ void for_every_plan(Visit visit) {
   for (const Algorithm* algorithm : Registry<Algorithm>::instance().all())
     for (int size : {1, 2, 3, 5, 8, 13})
       for (int rank = 0; rank < size && (!algorithm->supports || algorithm->supports(size)); ++rank)
-        visit(algorithm->plan({collective_of(*algorithm), rank, size, size / 2}));
+        for (Order order : {Order::any, Order::tree})
+          if (exists(order, size) && keeps(*algorithm, order, false))
+            visit(algorithm->plan({collective_of(*algorithm), rank, size, size / 2, order}));
 }
 
 // Texts may be refused, but never with anything else; what is accepted is the text of its plan. Returns

@@ -19,7 +19,11 @@ void for_every_choice(Visit visit) {
         for (bool rounds : {false, true})
           for (bool mapped : {false, true})
             for (bool uneven : {false, true})
-              visit(Choice{static_cast<Collective>(collective), size, bytes, rounds, mapped, uneven});
+              for (Order order : {Order::any, Order::rank, Order::tree})
+                if (order == Order::any ||
+                    (reduces(static_cast<Collective>(collective)) && exists(order, size)))
+                  visit(Choice{static_cast<Collective>(collective), size, bytes, rounds, mapped, uneven,
+                               order});
 }
 
 const Algorithm& chosen(const Choice& choice) {
@@ -34,6 +38,7 @@ TEST(what_is_chosen_serves_the_call) {
     const bool pair = choice.collective == Collective::send || choice.collective == Collective::recv;
     CHECK(algorithm.uneven || !choice.uneven);
     CHECK(choice.mapped || !algorithm.mapped);
+    CHECK(keeps(algorithm, choice.order, choice.rounds));
     CHECK(!algorithm.supports || algorithm.supports(choice.size) || (pair && choice.size == 1));
   });
 }
