@@ -1,5 +1,6 @@
 """pycomm's collectives on NumPy arrays made by `comm.empty`. Options: an algorithm and a codec, named as in
-`pycomm.info()`, `plain` for ordinary memory, and `persistent` for operations that are prepared once."""
+`pycomm.info()`, an order (`rank`, `tree`), `plain` for ordinary memory, and `persistent` for operations that
+are prepared once."""
 
 from __future__ import annotations
 
@@ -29,6 +30,7 @@ class Pycomm(Implementation):
             if option in ("persistent", "plain"):
                 continue
             kind = "codec" if option in info["codecs"] else "algorithm"
+            kind = "order" if option in ("rank", "tree") else kind
             if kind == "algorithm" and option not in algorithms:
                 known = f"algorithm ({', '.join(sorted(algorithms))}) or codec ({', '.join(info['codecs'])})"
                 raise BenchError(f"pycomm has no {option!r}; expected an {known}, or plain")
@@ -84,6 +86,7 @@ class Pycomm(Implementation):
         return dict(self._options)
 
     def _moving(self, case: Case) -> dict[str, Any]:
-        if "codec" in self._options:
-            raise UnsupportedError(f"has no codec for {case.operation.name}")
+        for kind in ("codec", "order"):
+            if kind in self._options:
+                raise UnsupportedError(f"has no {kind} for {case.operation.name}")
         return self._reducing(case)
