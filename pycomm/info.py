@@ -18,7 +18,11 @@ def _print() -> None:
             print(f"{kind if i == 0 else '':12} {name:22} {row['summary']}")
     for i, (name, row) in enumerate(facts["algorithms"].items()):
         notes = "".join(
-            [" (needs mapped peers)" * row["mapped"], " (no lossy codecs)" * (not row["lossy_codecs"])]
+            [
+                " (needs mapped peers)" * row["mapped"],
+                " (no lossy codecs)" * (not row["lossy_codecs"]),
+                f" (adds in order {', '.join(row['orders'])})" if row["orders"] else "",
+            ]
         )
         print(f"{'algorithms' if i == 0 else '':12} {name:32} {row['summary']}{notes}")
     for i, (name, why) in enumerate(facts["missing"].items()):
