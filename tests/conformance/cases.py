@@ -52,9 +52,7 @@ class Kind:
     codec: str = "none"
     scale: float = 1.0
     order: str = "any"
-    data: str = (
-        "exact"  # "random" rounds; "special" holds NaN, infinities, zeros of both signs; "bits" is any bits
-    )
+    data: str = "exact"  # "random" and "cancelling" round; "special" holds NaN, infinities, zeros of both signs; "bits" is any bits
 
 
 @dataclass(frozen=True)
@@ -172,8 +170,8 @@ def orders(size: int) -> list[str]:
 
 def ordered_kinds(codecs: Iterable[str], size: int, scope: Scope) -> list[Kind]:
     """Sums that round, whose bits only the order decides. Long segments take a few of them."""
-    kinds = [Kind(dtype, "sum", scale=0.3, data="random") for dtype in FLOATS]
-    kinds += [Kind("f32", "sum", codec, 0.3, data="random") for codec in codecs if codec not in LOSSLESS]
+    kinds = [Kind(dtype, "sum", scale=0.3, data="cancelling") for dtype in FLOATS]
+    kinds += [Kind("f32", "sum", codec, 0.3, data="cancelling") for codec in codecs if codec not in LOSSLESS]
     if scope.level == "full" or scope.segment_bytes == SMALL_BYTES:
         kinds += [Kind(dtype, op, data="random") for dtype in FLOATS for op in OPS if op != "sum"]
         kinds += [Kind(dtype, op) for dtype in INTEGERS for op in OPS]
@@ -181,7 +179,7 @@ def ordered_kinds(codecs: Iterable[str], size: int, scope: Scope) -> list[Kind]:
         for codec in codecs:
             if codec not in LOSSLESS:
                 kinds += [Kind(dtype, "avg", codec, data="random") for dtype in ("f64", "f32")]
-                kinds += [Kind("f64", "sum", codec, 0.3, data="random")]
+                kinds += [Kind("f64", "sum", codec, 0.3, data="cancelling")]
     return [replace(kind, order=order) for order in orders(size) for kind in kinds]
 
 

@@ -103,8 +103,7 @@ def inputs(kind: Kind, count: int, size: int) -> list[Array]:
     if kind.data == "bits":
         drawn = random.integers(0, 256, (size, count * ITEM_BYTES[kind.dtype]), np.uint8)
         return [row.view(STORED[kind.dtype]) for row in drawn]
-    make = {"exact": _exact_inputs, "random": _random_inputs, "special": _special_inputs}[kind.data]
-    numbers = make(kind, count, size, random)
+    numbers = _MAKERS[kind.data](kind, count, size, random)
     return [rounded(kind.dtype, row) for row in numbers]
 
 
@@ -159,6 +158,26 @@ def _special_inputs(kind: Kind, count: int, size: int, random: np.random.Generat
     if kind.op != "sum":
         drawn[drawn == 2.5] = FORMATS[kind.dtype].smallest
     return drawn
+
+
+def _cancelling_inputs(kind: Kind, count: int, size: int, random: np.random.Generator) -> Array:
+    """Two of the ranks cancel each other: what others add before is lost in float32, and after is not, which
+    shows in 16 bits too."""
+    numbers = np.ldexp(random.uniform(1.0, 2.0, (size, count)), random.integers(-12, -4, (size, count)))
+    if size > 2:
+        large = random.uniform(2.0**13, 2.0**14, count)
+        first, second = random.permuted(np.tile(np.arange(size), (count, 1)), axis=1).T[:2]
+        numbers[first, np.arange(count)] = large
+        numbers[second, np.arange(count)] = -large
+    return numbers
+
+
+_MAKERS = {
+    "exact": _exact_inputs,
+    "random": _random_inputs,
+    "special": _special_inputs,
+    "cancelling": _cancelling_inputs,
+}
 
 
 # ---- results

@@ -16,11 +16,13 @@ from pycomm.testing import run_threads
 from tests.conformance.cases import Case, Kind, Placement, Scope, cases, coverage_faults
 from tests.conformance.oracle import (
     FORMATS,
+    WIRES,
     Oracle,
     error_bound,
     expected,
     first_error,
     inputs,
+    on_wire,
     rounded,
     widened,
 )
@@ -132,7 +134,41 @@ def test_a_case_left_out_is_a_coverage_fault() -> None:
     )
 
 
+def test_an_order_that_no_case_asks_for_is_a_coverage_fault() -> None:
+    scope = Scope("algorithms", SMALL_BYTES)
+    made = cases(registry(), 2, "inproc", scope)
+    kept = [case for case in made if (case.algorithm, case.kind.order) != ("halving_doubling", "tree")]
+    assert coverage_faults(made, registry(), 2, "inproc", scope) == []
+    assert coverage_faults(kept, registry(), 2, "inproc", scope) == [
+        "order tree of all_reduce:halving_doubling is registered and no case names it"
+    ]
+
+
 # ---- the oracle itself
+
+
+@pytest.mark.parametrize(
+    ("dtype", "codec", "data"),
+    [("f32", "none", "random"), ("f32", "fp16", "cancelling"), ("bf16", "none", "cancelling")],
+)
+def test_a_sum_in_another_order_is_seen(dtype: str, codec: str, data: str) -> None:
+    kinds = [Kind(dtype, "sum", codec, order=order, data=data) for order in ("rank", "tree")]
+    xs = inputs(kinds[0], 1000, 4)
+    rank, tree = (expected(kind, xs, "") for kind in kinds)
+    assert first_error(kinds[0], rank.values, rank) == ""
+    assert first_error(kinds[0], tree.values, rank) != ""
+    assert first_error(kinds[0], expected(kinds[0], xs[::-1], "").values, rank) != ""
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numbers_on_a_wire_are_rounded_as_numpy_and_torch_do(dtype: Any) -> None:
+    bits = np.random.default_rng(2).integers(0, 2**32, 20_000, np.uint64).astype(np.uint32)
+    numbers = bits.view(np.float32)[np.isfinite(bits.view(np.float32))].astype(dtype)
+    with np.errstate(over="ignore"):
+        halves = numbers.astype(np.float16).astype(dtype)
+        np.testing.assert_array_equal(on_wire(WIRES["fp16"], numbers), halves)
+    bf16 = torch.from_numpy(numbers.astype(np.float32)).to(torch.bfloat16).to(torch.float64).numpy()
+    np.testing.assert_array_equal(on_wire(WIRES["bf16"], numbers), bf16.astype(dtype))
 
 
 def test_rounding_to_bfloat16_is_torchs() -> None:
