@@ -52,7 +52,8 @@ class Kind:
     codec: str = "none"
     scale: float = 1.0
     order: str = "any"
-    data: str = "exact"  # "random" and "cancelling" round; "special" holds NaN, infinities, zeros of both signs; "bits" is any bits
+    # "random" and "cancelling" round; "special" holds NaN, infinities, zeros of both signs; "bits" is any bits
+    data: str = "exact"
 
 
 @dataclass(frozen=True)
