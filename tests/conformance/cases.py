@@ -52,7 +52,7 @@ class Kind:
     codec: str = "none"
     scale: float = 1.0
     order: str = "any"
-    # "random" and "cancelling" round; "special" holds NaN, infinities, zeros of both signs; "bits" is any bits
+    # "random" and "cancelling" round; "special": NaN, infinities, zeros of both signs; "bits": any bits
     data: str = "exact"
 
 
