@@ -21,9 +21,8 @@ bool serves(const Algorithm& algorithm, const Choice& choice, const Codec& codec
          (!choice.uneven || algorithm.uneven) && (choice.mapped || !algorithm.mapped || choice.size == 1);
 }
 
-// Where the scales go: before the sum for whatever is rounded to 16 bits, so that partial sums do not
-// overflow; after it otherwise, and where there are no such partial sums: in a given order, but for lossy
-// codecs, whose wires are short of range too.
+// Where the scales go: before the sum where 16 bits hold partial sums or travel on a codec's wire, which
+// would overflow; after it elsewhere, 16-bit data in a given order included, whose sums stay in f32.
 void place_scales(const Call& call, const Codec& codec, int size, Operation& operation) {
   const DType dtype = call.input.dtype;
   const bool average = call.op == ReduceOp::avg;
@@ -84,12 +83,14 @@ const Algorithm& Communicator::choose(const Call& call, const CheckedCall& check
   std::string fitting;
   for (const Algorithm* other : algorithms_for(call.collective))
     if (serves(*other, choice, checked.codec)) fitting += (fitting.empty() ? "" : ", ") + short_name(*other);
+  const std::string why = call.own_algorithm ? call.own_algorithm->flaw(call.order) : "";
   throw InvalidArgument(
       text(name_of(call.collective), " by ", short_name(algorithm), " cannot be done on ", size(),
            " ranks with codec ", checked.codec.name,
            call.order == Order::any ? "" : text(" on ", name_of(dtype), " in order ", name_of(call.order)),
            choice.uneven ? " in parts of chosen sizes" : "",
-           mapped_ ? "" : " on peers whose memory is not addressable", "; these can: ", fitting));
+           mapped_ ? "" : " on peers whose memory is not addressable", why.empty() ? "" : ": ", why,
+           "; these can: ", fitting));
 }
 
 std::shared_ptr<const CompiledPlan> Communicator::plan_for(const Algorithm& algorithm, const Call& call,

@@ -16,16 +16,6 @@ std::string flaw_of(Collective collective, int root, const std::vector<Plan>& pl
   return "";
 }
 
-// The orders that the plans turn out to keep.
-std::vector<Order> orders_of(Collective collective, int root, const std::vector<Plan>& plans) {
-  std::vector<Order> kept;
-  for (const Order order : {Order::rank, Order::tree})
-    if (reduces(collective) && exists(order, static_cast<int>(plans.size())) &&
-        flaw_of(collective, root, plans, {.lossy_codecs = false, .order = order}).empty())
-      kept.push_back(order);
-  return kept;
-}
-
 }  // namespace
 
 OwnAlgorithm::OwnAlgorithm(Collective collective, int root, const std::string& name,
@@ -46,12 +36,19 @@ OwnAlgorithm::OwnAlgorithm(Collective collective, int root, const std::string& n
     everything += to_text(plan);
     mapped |= CompiledPlan(plan, false).mapped;
   }
+  std::vector<Order> orders;
+  for (const Order order : {Order::rank, Order::tree}) {
+    if (!reduces(collective) || !exists(order, size_)) continue;
+    std::string& order_flaw = order_flaws_[index_of(order)];
+    order_flaw = flaw_of(collective, root, plans, {.lossy_codecs = false, .order = order});
+    if (order_flaw.empty()) orders.push_back(order);
+  }
   digest_ = digest_of(everything.data(), everything.size());
   algorithm_ = {
       .name = text(name_of(collective), ":", name),
       .summary = "the caller's own",
       .lossy_codecs = !mapped && flaw_of(collective, root, plans, {}).empty(),
-      .orders = orders_of(collective, root, plans),
+      .orders = std::move(orders),
       .rounds_once = flaw_of(collective, root, plans, {.lossy_codecs = false, .rounds_once = true}).empty(),
       .uneven = collective != Collective::all_to_all,  // it may pass on blocks of unknown size
       .mapped = mapped};

@@ -21,6 +21,8 @@ class OwnAlgorithm {
 
   // As a registered one, without a function; what it keeps and needs is what the plans turn out to.
   const Algorithm& algorithm() const { return algorithm_; }
+  // Why the plans do not add in that order; empty if they do.
+  const std::string& flaw(Order order) const { return order_flaws_[index_of(order)]; }
   int root() const { return root_; }
   int size() const { return size_; }
   // Of all ranks' plans: ranks that have equal ones can work together.
@@ -32,6 +34,7 @@ class OwnAlgorithm {
   int root_;
   int size_;
   std::uint32_t digest_ = 0;
+  std::array<std::string, kOrderNames.size()> order_flaws_;
   std::array<std::shared_ptr<const CompiledPlan>, 2> compiled_;
 };
 

@@ -51,8 +51,11 @@ enum class Order : std::uint8_t {
   tree   // ((x0 + x1) + (x2 + x3)) + ...: halves, then halves of those
 };
 inline constexpr std::array<std::string_view, 3> kOrderNames = {"any", "rank", "tree"};
+constexpr int index_of(Order order) {
+  return static_cast<int>(order);
+}
 constexpr std::string_view name_of(Order order) {
-  return kOrderNames[static_cast<int>(order)];
+  return kOrderNames[index_of(order)];
 }
 // Whether so many ranks can be added so.
 constexpr bool exists(Order order, int size) {

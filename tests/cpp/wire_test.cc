@@ -41,10 +41,10 @@ TEST(a_header_names_what_it_does_not_know_by_number) {
   header.op = header.order = 15;
   header.algorithm = 254;
   header.count = ~std::uint64_t{0};
-  CHECK_EQ(
-      describe(header),
-      "?255(?255 x 18446744073709551615, op ?15, order ?15, codec ?255, algorithm ?254, root 0, scale 1), operation "
-      "0 of communicator 0");
+  CHECK_EQ(describe(header),
+           "?255(?255 x 18446744073709551615, op ?15, order ?15, codec ?255, algorithm ?254, root 0, scale "
+           "1), operation "
+           "0 of communicator 0");
 }
 
 TEST(two_headers_of_any_bytes_are_told_apart) {

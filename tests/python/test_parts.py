@@ -187,9 +187,15 @@ REFUSED: dict[str, tuple[Callable[[Communicator], Any], str]] = {
     ),
     "a codec where nothing is reduced": (
         lambda c: c._core.run(
-            "gather", np.ones(2), None, "sum", 1 - c.rank, 1.0, "fp16", "", 0.0, None, None
+            "gather", np.ones(2), None, "sum", 1 - c.rank, 1.0, "fp16", "", 0.0, None, None, "any"
         ),
         "codec fp16 .* in gather",
+    ),
+    "an order where nothing is reduced": (
+        lambda c: c._core.run(
+            "gather", np.ones(2), None, "sum", 1 - c.rank, 1.0, "", "", 0.0, None, None, "rank"
+        ),
+        "order rank in gather, which adds nothing",
     ),
     "an algorithm that needs equal parts": (
         lambda c: c.all_to_all(np.ones(2), counts=[1, 1], received=[1, 1], algorithm="bruck"),
