@@ -59,8 +59,9 @@ HostExecutor::HostExecutor(std::shared_ptr<const Operation> operation, const Hea
     kept_ = staging_.take(plan_.chunks * segments_per_chunk_ * wire_segment_bytes_);
     kept_valid_.assign(plan_.chunks * segments_per_chunk_, 0);
   }
-  if (plan_.mapped && world_ranks_.size() > 1) {
-    mirrors_.emplace(*router_.peer_memory(world_ranks_), plan_, layout_, operation_.input, operation_.output);
+  if (!plan_.met.empty()) {
+    peer_memory_ = router_.peer_memory(world_ranks_[plan_.met[0]]);
+    mirrors_.emplace(*peer_memory_, plan_, layout_, operation_.input, operation_.output);
     peer_regions_.resize(world_ranks_.size());
   }
 }
@@ -467,7 +468,7 @@ View HostExecutor::peer_segment_view(int peer, Buffer buffer, int chunk, std::in
   View view = segment_view(buffer, chunk, segment);
   const std::int64_t first = layout_.offset(buffer, chunk) + segment * operation_.segment_count;
   const int world_peer = world_ranks_[peer];
-  std::byte* base = router_.peer_memory(world_ranks_)->map(world_peer, peer_regions_[peer][buffer.id]);
+  std::byte* base = peer_memory_->map(world_peer, peer_regions_[peer][buffer.id]);
   view.data = base + first * size_of(view.dtype);
   return view;
 }

@@ -119,6 +119,9 @@ Step published(Step step);
 // both buffers.
 bool has_chunk(const Spec& spec, Buffer buffer, int chunk);
 
+// Nodes under any numbers, numbered as Spec has them; empty where no two ranks share one.
+std::vector<int> numbered(const std::vector<int>& nodes);
+
 // In how many chunks the plans of a collective that has parts cut the vector.
 int chunks_of_parts(Collective collective, int size);
 
@@ -132,6 +135,9 @@ struct Algorithm {
   // plan to); 0 for a barrier. With mapped steps, the fraction stored to peers plus the fraction read from
   // them. The vector is all chunks: those of all pairs of ranks for all_to_all.
   double (*volume)(int size) = nullptr;
+  // Of an algorithm that follows Spec::node_of (null: others): the fraction that the busiest node sends to
+  // others. Its `volume` is that of nodes of one rank.
+  double (*volume_of_node)(const Spec& spec) = nullptr;
   bool lossy_codecs = true;  // all ranks end with equal bits under a lossy codec
   // Serves parts of sizes that the caller chose. In all_to_all a rank knows those of its own input and output
   // only; elsewhere every rank knows all.
