@@ -214,7 +214,7 @@ class RingBuilder final : public Builder {
 
   // Two slots in turn: one leaves while the next fills.
   Buffer slot_of_sum(int i, int node) const override {
-    return scratch(2 * i + wrap(node_ - 1 - node, count_) % 2);
+    return scratch(2 * i + (wrap(node_ - 1 - node, count_) + 1) % 2);
   }
 };
 
