@@ -11,53 +11,17 @@
 // direct), one node alone what `mapped` does.
 #include <algorithm>
 
+#include "algorithm/nodes.h"
 #include "algorithm/ranks.h"
 #include "algorithm/volume.h"
 
 namespace pycomm {
 namespace {
 
-struct Nodes {
-  explicit Nodes(const Spec& spec) {
-    for (int rank = 0; rank < spec.size; ++rank) {
-      const int node = of(spec, rank);
-      if (node >= count()) members.resize(node + 1);
-      members[node].push_back(rank);
-    }
-  }
-  static int of(const Spec& spec, int rank) { return spec.node_of.empty() ? rank : spec.node_of[rank]; }
-
-  int count() const { return static_cast<int>(members.size()); }
-  int size(int node) const { return static_cast<int>(members[node].size()); }
-  int carrier(int lane, int node) const { return members[node][lane % size(node)]; }
-  int largest() const {
-    std::size_t most = 0;
-    for (const auto& ranks : members) most = std::max(most, ranks.size());
-    return static_cast<int>(most);
-  }
-
-  std::vector<std::vector<int>> members;  // in order of rank
-};
-
 struct Lane {
   std::vector<int> carriers;  // by node
   std::vector<int> chunks;    // by node: the chunk that ends there; -1: none
 };
-
-// How many lanes can be shared out most evenly among the ranks of every node: at most four for each rank of
-// the largest, since each cuts the vector further.
-int even_lanes(const Nodes& nodes) {
-  const auto busiest = [&](int lanes) {  // times `lanes`: the share of the busiest rank against an even one
-    int most = 0;
-    for (int node = 0; node < nodes.count(); ++node)
-      most = std::max(most, (lanes + nodes.size(node) - 1) / nodes.size(node) * nodes.size(node));
-    return most;
-  };
-  int best = nodes.largest();
-  for (int lanes = best + 1; lanes <= 4 * nodes.largest(); ++lanes)
-    if (busiest(lanes) * best < busiest(best) * lanes) best = lanes;
-  return best;
-}
 
 // For a vector that is cut as it suits: in every lane a chunk for every node.
 std::vector<Lane> lanes_of_vector(const Nodes& nodes) {
@@ -86,11 +50,10 @@ std::vector<Lane> lanes_of_parts(const Nodes& nodes) {
 class Builder {
  public:
   Builder(const Spec& spec, const Nodes& nodes, const std::vector<Lane>& lanes)
-      : spec_(spec), count_(nodes.count()), node_(Nodes::of(spec, spec.rank)), members_(nodes.members[node_]) {
+      : spec_(spec), count_(nodes.count()), node_(Nodes::of(spec, spec.rank)), members_(nodes.members[node_]),
+        neighbours_(Nodes::neighbours(spec)) {
     for (const Lane& lane : lanes)
       if (lane.carriers[node_] == spec.rank) carried_.push_back(lane);
-    for (int rank : other_ranks(spec))
-      if (Nodes::of(spec, rank) == node_) neighbours_.push_back(rank);
   }
   virtual ~Builder() = default;
 
@@ -146,7 +109,7 @@ class Builder {
   const Spec& spec_;
   const int count_, node_;  // of nodes; ours
   const std::vector<int>& members_;
-  std::vector<int> neighbours_;  // members but ourselves
+  const std::vector<int> neighbours_;  // members but ourselves
   std::vector<Lane> carried_;    // the lanes that pass through this rank
   Plan plan_;
 

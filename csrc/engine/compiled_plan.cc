@@ -134,10 +134,12 @@ CompiledPlan::CompiledPlan(const Plan& plan, bool in_place)
       scratch_slots = std::max(scratch_slots, slots_in(step));
       switch (step.op) {
         case Op::send:
+          messages = true;
           channel_of(channels, step.peers[0], true).steps.push_back(index);
           break;
         case Op::recv:
         case Op::recv_reduce:
+          messages = true;
           channel_of(channels, step.peers[0], false).steps.push_back(index);
           break;
         case Op::meet:

@@ -46,6 +46,7 @@ struct CompiledPlan {
   int stages = 0;
   int scratch_slots = 0;
   std::vector<int> met;  // the ranks whose memory it touches, and that touch ours: those it meets
+  bool messages = false;  // it sends or receives, besides meeting
   std::vector<CompiledStep> steps;
   std::vector<Channel> channels;
   std::vector<int> local;             // steps that send and receive nothing, in order

@@ -293,7 +293,7 @@ void HostExecutor::apply_payload(const Flight& flight) {
 // -----------------------------------------------------------------------------------
 
 // Round robin, a segment of each step that is ready: a segment that one step has just written is read by the
-// next while it is in the cache.
+// next while it is in the cache. One round where messages travel too: they go on meanwhile.
 bool HostExecutor::advance_local() {
   bool moved = false;
   for (bool again = true; again;) {
@@ -308,7 +308,8 @@ bool HostExecutor::advance_local() {
       if (!ready(index, progress.done)) continue;
       run_local(index, progress.done);
       complete(index);
-      again = moved = true;
+      moved = true;
+      again = !plan_.messages;
     }
   }
   return moved;

@@ -35,7 +35,7 @@ OwnAlgorithm::OwnAlgorithm(Collective collective, int root, const std::string& n
     everything += to_text(plans[from]);
     const CompiledPlan compiled(plans[from], false);
     for (const int peer : compiled.met) mapped |= node_of.empty() || node_of[peer] != node_of[from];
-    messages |= compiled.channels.size() > 2 * compiled.met.size();
+    messages |= compiled.messages;
   }
   digest_ = digest_of(everything.data(), everything.size());
   algorithm_ = {.name = text(name_of(collective), ":", name),

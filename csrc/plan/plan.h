@@ -54,7 +54,7 @@ enum class Op : std::uint8_t {
   recv_reduce,  // dst = src (+) what peer sends; src may equal dst
   copy,         // src -> dst
   reduce,       // dst = sources[0] (+) sources[1] (+) ...
-  // For peers whose memory is addressable:
+  // For peers whose memory is addressable, those of the own node (Spec::node_of):
   meet,         // wait until every peer has come here too; the first one exchanges where the buffers are
   reduce_from,  // dst = reduction, in order of rank, of `src` of all `peers` (own rank included)
   store_to,     // src -> dst of each of `peers`

@@ -42,8 +42,10 @@ std::string select_algorithm(const Choice& choice) {
       if (!small) return "ring";
       return few ? "direct" : "bruck";
     case Collective::broadcast:
+      if (hierarchical && !small) return "hierarchical";
       return choice.mapped ? "mapped" : "binomial";
     case Collective::reduce:
+      if (hierarchical && !small && !choice.rounds) return "hierarchical";
       return select_reduce(choice, small);
     case Collective::gather:
     case Collective::scatter:

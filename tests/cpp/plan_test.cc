@@ -57,8 +57,9 @@ TEST(every_algorithm_that_we_ship_is_linked) {
                {"direct", "hierarchical", "hierarchical_direct", "mapped", "ring"});
   check_linked(Collective::all_gather,
                {"bruck", "direct", "hierarchical", "hierarchical_direct", "mapped", "ring"});
-  check_linked(Collective::broadcast, {"binomial", "direct", "mapped"});
-  check_linked(Collective::reduce, {"binomial", "direct", "mapped", "ring", "scatter_gather"});
+  check_linked(Collective::broadcast, {"binomial", "direct", "hierarchical", "mapped"});
+  check_linked(Collective::reduce,
+               {"binomial", "direct", "hierarchical", "mapped", "ring", "scatter_gather"});
   check_linked(Collective::gather, {"binomial", "direct", "mapped"});
   check_linked(Collective::scatter, {"binomial", "direct", "mapped"});
   check_linked(Collective::all_to_all, {"bruck", "direct", "mapped"});
