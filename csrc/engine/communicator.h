@@ -52,7 +52,6 @@ class Communicator {
   int size() const { return group_->size(); }
   // The ranks of each node: those that address each other's memory. In order of their lowest ranks.
   std::vector<std::vector<int>> nodes() const;
-  const std::vector<int>& node_of() const { return node_of_; }  // as Spec has it
   const Group& group() const { return *group_; }
   const std::shared_ptr<Group>& shared_group() const { return group_; }
   std::int64_t segment_bytes() const { return segment_bytes_; }
