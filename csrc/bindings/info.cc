@@ -65,6 +65,7 @@ py::typing::Dict<py::str, Facts> algorithms() {
     for (const Order order : algorithm->orders) orders.append(py::str(std::string(name_of(order))));
     row["orders"] = orders;
     row["rounds_once"] = algorithm->rounds_once;
+    row["follows_nodes"] = algorithm->volume_of_node != nullptr;
     out[py::str(algorithm->name)] = row;
   }
   return out;

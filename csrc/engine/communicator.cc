@@ -40,6 +40,13 @@ void place_scales(const Call& call, const Codec& codec, int size, Operation& ope
   }
 }
 
+// The nodes of some ranks of the world.
+std::vector<int> nodes_among(const std::vector<int>& world_node_of, const std::vector<int>& world_ranks) {
+  std::vector<int> nodes;
+  for (const int rank : world_ranks) nodes.push_back(world_node_of[rank]);
+  return numbered(nodes);
+}
+
 TracedCall traced(const Call& call, const Header& header, const Algorithm& algorithm, const Codec& codec) {
   // Traces keep the view, which the names of registered algorithms outlive.
   const std::string_view name = call.own_algorithm ? std::string_view("own") : algorithm.name;
@@ -63,19 +70,35 @@ Communicator::Communicator(std::shared_ptr<Engine> engine, std::shared_ptr<Group
     : engine_(std::move(engine)),
       group_(std::move(group)),
       segment_bytes_(segment_bytes),
-      mapped_(engine_->router().peer_memory(group_->world_ranks) != nullptr) {
+      node_of_(nodes_among(engine_->router().node_of(), group_->world_ranks)) {
   engine_->driver().announce(group_);
+}
+
+std::vector<std::vector<int>> Communicator::nodes() const {
+  std::vector<std::vector<int>> nodes;
+  for (int rank = 0; rank < size(); ++rank) {
+    const auto node = static_cast<std::size_t>(node_of_.empty() ? rank : node_of_[rank]);
+    if (node == nodes.size()) nodes.emplace_back();
+    nodes[node].push_back(rank);
+  }
+  return nodes;
+}
+
+Spec Communicator::spec(const Call& call, int of_rank) const {
+  return {call.collective, of_rank, size(), call.root, call.order, node_of_};
 }
 
 const Algorithm& Communicator::choose(const Call& call, const CheckedCall& checked) const {
   const DType dtype = call.input.dtype;
+  const int nodes = node_of_.empty() ? size() : *std::max_element(node_of_.begin(), node_of_.end()) + 1;
   const Choice choice{call.collective,
                       size(),
                       checked.count * size_of(dtype),
                       is_half(dtype) || !checked.codec.lossless,
-                      mapped_,
+                      nodes == 1,
                       !call.counts.empty(),
-                      call.order};
+                      call.order,
+                      nodes};
   const std::string name = call.algorithm.empty() ? select_algorithm(choice) : call.algorithm;
   const Algorithm& algorithm =
       call.own_algorithm ? call.own_algorithm->algorithm() : algorithm_named(call.collective, name);
@@ -89,7 +112,7 @@ const Algorithm& Communicator::choose(const Call& call, const CheckedCall& check
            " ranks with codec ", checked.codec.name,
            call.order == Order::any ? "" : text(" on ", name_of(dtype), " in order ", name_of(call.order)),
            choice.uneven ? " in parts of chosen sizes" : "",
-           mapped_ ? "" : " on peers whose memory is not addressable", why.empty() ? "" : ": ", why,
+           choice.mapped ? "" : " on peers whose memory is not addressable", why.empty() ? "" : ": ", why,
            "; these can: ", fitting));
 }
 
@@ -99,9 +122,7 @@ std::shared_ptr<const CompiledPlan> Communicator::plan_for(const Algorithm& algo
   const std::lock_guard lock(mutex_);
   auto& plan = plans_[PlanKey{&algorithm, call.root, call.order, in_place}];
   if (!plan) {
-    const auto plan_of = [&](int of_rank) {
-      return algorithm.plan({call.collective, of_rank, size(), call.root, call.order});
-    };
+    const auto plan_of = [&](int of_rank) { return algorithm.plan(spec(call, of_rank)); };
     plan = std::make_shared<const CompiledPlan>(plan_of, rank(), size(), in_place);
   }
   return plan;

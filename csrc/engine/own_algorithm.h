@@ -15,11 +15,12 @@ namespace pycomm {
 
 class OwnAlgorithm {
  public:
-  // `plans[r]` is rank r's. Throws InvalidArgument with what verify() finds wrong.
+  // `plans[r]` is rank r's; `node_of` is as in Spec. Throws InvalidArgument with what verify() finds wrong.
   OwnAlgorithm(Collective collective, int root, const std::string& name, const std::vector<Plan>& plans,
-               int rank);
+               int rank, const std::vector<int>& node_of);
 
-  // As a registered one, without a function; what it keeps and needs is what the plans turn out to.
+  // As a registered one, without a function; what it keeps and needs is what the plans turn out to: one that
+  // reaches memory within nodes only is not `mapped`.
   const Algorithm& algorithm() const { return algorithm_; }
   // Why the plans do not add in that order; empty if they do.
   const std::string& flaw(Order order) const { return order_flaws_[index_of(order)]; }

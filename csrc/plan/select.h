@@ -16,6 +16,7 @@ struct Choice {
   bool mapped = false;     // all peers' memory is addressable
   bool uneven = false;     // the caller chose the sizes of the parts
   Order order = Order::any;
+  int nodes = 0;  // sets of ranks that address each other's memory; `size` when no two ranks do
 };
 
 // The short name of the algorithm ("ring").

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 namespace pycomm {
 
@@ -68,6 +69,9 @@ struct Spec {
   int size = 1;
   int root = 0;  // see has_root(); the peer of a send or recv
   Order order = Order::any;
+  // The node of each rank: ranks of one node address each other's memory. Nodes are numbered from 0 in order
+  // of their lowest ranks. Empty: no two ranks share one.
+  std::vector<int> node_of = {};
 };
 
 }  // namespace pycomm

@@ -306,24 +306,26 @@ void check_values(Collective collective, int root, const std::vector<Plan>& plan
 }
 
 std::string name_of_run(const Algorithm& algorithm, const Spec& spec, bool in_place) {
-  return text(algorithm.name, " of ", spec.size, " ranks, root ", spec.root,
+  std::string nodes;
+  for (int node : spec.node_of) nodes += text(nodes.empty() ? " on nodes " : ",", node);
+  return text(algorithm.name, " of ", spec.size, " ranks", nodes, ", root ", spec.root,
               spec.order == Order::any ? "" : text(", order ", name_of(spec.order)),
               in_place ? ", in place: " : ": ");
 }
 
 // Every rank's plan, whatever the spec's rank; for send and recv, those of a pair.
-std::vector<Plan> plans_of(const Algorithm& algorithm, Spec spec, int other) {
-  const auto [collective, own, size, root, order] = spec;
+std::vector<Plan> plans_of(const Algorithm& algorithm, const Spec& spec, int other) {
+  const auto& [collective, own, size, root, order, node_of] = spec;
   std::vector<Plan> plans(size);
   if (collective == Collective::send || collective == Collective::recv) {
     const bool sends = collective == Collective::send;
     const Collective reverse = sends ? Collective::recv : Collective::send;
     const Algorithm& match = algorithm_named(reverse, short_name(algorithm));
-    plans[other] = algorithm.plan({collective, other, size, root});
-    plans[root] = match.plan({reverse, root, size, other});
+    plans[other] = algorithm.plan({collective, other, size, root, order, node_of});
+    plans[root] = match.plan({reverse, root, size, other, order, node_of});
   } else {
     for (int rank = 0; rank < size; ++rank)
-      plans[rank] = algorithm.plan({collective, rank, size, root, order});
+      plans[rank] = algorithm.plan({collective, rank, size, root, order, node_of});
   }
   return plans;
 }
@@ -338,6 +340,7 @@ std::string verify(Collective collective, int root, const std::vector<Plan>& pla
   if (collective == Collective::broadcast) actual.in_place = true;
   if (collective == Collective::all_to_all) actual.in_place = false;
   check_steps(collective, root, plans);
+  if (!actual.node_of.empty()) check_reach(plans, actual.node_of);
   const Schedule order = schedule(plans, actual.in_place);
   check_races(plans, order, actual.in_place);
   if (collective == Collective::barrier) {
@@ -346,6 +349,7 @@ std::string verify(Collective collective, int root, const std::vector<Plan>& pla
     check_values(collective, root, plans, order, actual);
   }
   if (actual.volume >= 0) check_volume(collective, plans, actual.volume);
+  if (actual.volume_of_node >= 0) check_volume_of_node(plans, actual.node_of, actual.volume_of_node);
   return "";
 } catch (const Flaw& flaw) {
   return flaw.what();
@@ -355,14 +359,19 @@ namespace {
 
 std::string flaw_of(const Algorithm& algorithm, const Spec& spec, int other) {
   const std::vector<Plan> plans = plans_of(algorithm, spec, other);
+  VerifyOptions options{.lossy_codecs = algorithm.lossy_codecs,
+                        .order = spec.order,
+                        .rounds_once = algorithm.rounds_once,
+                        .node_of = spec.node_of};
+  if (spec.node_of.empty()) {
+    options.volume = algorithm.volume(spec.size);
+  } else if (algorithm.volume_of_node) {
+    options.volume_of_node = algorithm.volume_of_node(spec);
+  }
   for (bool in_place : {false, true}) {
     if (spec.collective == (in_place ? Collective::all_to_all : Collective::broadcast)) continue;
-    const std::string flaw = verify(spec.collective, spec.root, plans,
-                                    {.in_place = in_place,
-                                     .lossy_codecs = algorithm.lossy_codecs,
-                                     .order = spec.order,
-                                     .rounds_once = algorithm.rounds_once,
-                                     .volume = algorithm.volume(spec.size)});
+    options.in_place = in_place;
+    const std::string flaw = verify(spec.collective, spec.root, plans, options);
     if (!flaw.empty()) return name_of_run(algorithm, spec, in_place) + flaw;
   }
   return "";
@@ -370,7 +379,7 @@ std::string flaw_of(const Algorithm& algorithm, const Spec& spec, int other) {
 
 }  // namespace
 
-std::string verify(const Algorithm& algorithm, int size) {
+std::string verify(const Algorithm& algorithm, int size, const std::vector<int>& node_of) {
   PYCOMM_CHECK(size > 0 && (!algorithm.supports || algorithm.supports(size)), algorithm.name,
                " does not support ", size, " ranks");
   const Collective collective = collective_of(algorithm);
@@ -382,8 +391,7 @@ std::string verify(const Algorithm& algorithm, int size) {
     const int other = size == 1 ? root : (root + 1 + i % (size - 1)) % size;
     for (Order order : {Order::any, Order::rank, Order::tree}) {
       if (!exists(order, size) || !keeps(algorithm, order, false)) continue;
-      std::string flaw =
-          flaw_of(algorithm, {.collective = collective, .size = size, .root = root, .order = order}, other);
+      std::string flaw = flaw_of(algorithm, {collective, 0, size, root, order, node_of}, other);
       if (!flaw.empty()) return flaw;
     }
   }

@@ -11,11 +11,11 @@ using Plans = std::vector<pycomm::Plan>;
 namespace pycomm {
 
 inline Plans plans_of(Collective collective, std::string_view name, int size, int root = 0,
-                      Order order = Order::any) {
+                      Order order = Order::any, const std::vector<int>& node_of = {}) {
   Plans plans;
   const Algorithm& algorithm = algorithm_named(collective, name);
   for (int rank = 0; rank < size; ++rank)
-    plans.push_back(algorithm.plan({collective, rank, size, root, order}));
+    plans.push_back(algorithm.plan({collective, rank, size, root, order, node_of}));
   return plans;
 }
 
