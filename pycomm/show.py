@@ -30,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         for rank in ranks:
             print(f"rank {rank}")
-            text = _core.plan_text(collective, name, rank, options.n, options.root, options.order, options.nodes)
-            print(text, end="")
+            where = rank, options.n, options.root, options.order, options.nodes
+            print(_core.plan_text(collective, name, *where), end="")
     except InvalidArgument as error:
         parser.error(str(error))
 

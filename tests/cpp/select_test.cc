@@ -72,7 +72,7 @@ TEST(peers_whose_memory_is_addressable_are_reached_there) {
 
 TEST(short_vectors_of_many_ranks_take_few_rounds_and_long_ones_few_bytes) {
   const auto name = [](Collective collective, std::int64_t bytes, int size = 64, bool uneven = false) {
-    return select_algorithm({collective, size, bytes, false, false, uneven, size});
+    return select_algorithm({collective, size, bytes, false, false, uneven, Order::any, size});
   };
   CHECK_EQ(name(Collective::all_reduce, kShort), "recursive_doubling");
   CHECK_EQ(name(Collective::all_reduce, kLong), "ring");
@@ -92,7 +92,7 @@ TEST(short_vectors_of_many_ranks_take_few_rounds_and_long_ones_few_bytes) {
 
 TEST(several_nodes_of_several_ranks_add_up_within_nodes_first) {
   const auto name = [](Collective collective, std::int64_t bytes, int nodes, bool rounds = false) {
-    return select_algorithm({collective, 8, bytes, rounds, nodes == 1, false, nodes});
+    return select_algorithm({collective, 8, bytes, rounds, nodes == 1, false, Order::any, nodes});
   };
   for (Collective collective : {Collective::all_reduce, Collective::reduce_scatter, Collective::all_gather}) {
     CHECK_EQ(name(collective, kLong, 4), "hierarchical");
