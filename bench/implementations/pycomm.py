@@ -32,7 +32,8 @@ class Pycomm(Implementation):
             kind = "codec" if option in info["codecs"] else "algorithm"
             kind = "order" if option in ("rank", "tree") else kind
             if kind == "algorithm" and option not in algorithms:
-                known = f"algorithm ({', '.join(sorted(algorithms))}) or codec ({', '.join(info['codecs'])})"
+                known = f"algorithm ({', '.join(sorted(algorithms))}), order (rank, tree) or codec ("
+                known += f"{', '.join(info['codecs'])})"
                 raise BenchError(f"pycomm has no {option!r}; expected an {known}, or plain")
             if kind in self._options:
                 raise BenchError(f"pycomm takes one {kind}, got {self._options[kind]} and {option}")

@@ -388,7 +388,7 @@ TRAIN = """
 
 def test_all_implementations_agree_on_two_ranks(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    implementations = "pycomm,mpi,gloo,pycomm+fp16,pycomm:persistent"
+    implementations = "pycomm,mpi,gloo,pycomm+fp16,pycomm:persistent,pycomm:tree"
     chosen = [
         "--op",
         ",".join(OPERATIONS),
@@ -406,10 +406,11 @@ def test_all_implementations_agree_on_two_ranks(tmp_path: Path) -> None:
     result = result_of(tmp_path)
     assert (result["ranks"], result["transport"]) == (2, result["transport"])
     assert "-m pycomm.launch -n 2 -m bench collectives --op" in result["command"]
-    lossy = {(lack["op"], lack["impl"]) for lack in result["missing"]}
-    assert lossy == {(op, "pycomm+fp16") for op, row in OPERATIONS.items() if not row.reduces}
+    missing = {(lack["op"], lack["impl"]) for lack in result["missing"]}
+    moving = [op for op, row in OPERATIONS.items() if not row.reduces]
+    assert missing == {(op, impl) for op in moving for impl in ("pycomm+fp16", "pycomm:tree")}
     timed = {(row["op"], row["impl"]) for row in result["rows"]}
-    assert timed == {(op, impl) for op in OPERATIONS for impl in implementations.split(",")} - lossy
+    assert timed == {(op, impl) for op in OPERATIONS for impl in implementations.split(",")} - missing
     assert [row for row in result["rows"] if row["wrong"]] == []
     for row in result["rows"]:
         assert row["busbw_gbps"] == pytest.approx(row["algbw_gbps"] * OPERATIONS[row["op"]].busbw_factor(2))
