@@ -82,6 +82,7 @@ class Communicator {
   const std::shared_ptr<Group> group_;
   const std::int64_t segment_bytes_;
   const std::vector<int> node_of_;  // as in Spec
+  const int node_count_;
 
   std::mutex mutex_;  // guards the rest, and makes numbering and submitting one act
   std::uint32_t sequence_ = 0;
