@@ -15,6 +15,7 @@ from pycomm.communicator import Communicator, World
 from pycomm.errors import Timeout
 from pycomm.features import check_transports
 from pycomm.trace import Recording, wanted
+from pycomm.tuned import load
 
 R = TypeVar("R")
 
@@ -98,6 +99,7 @@ class _Rank(threading.Thread):
                 self.transports,
                 self.world,
                 wanted(self.trace),
+                load()[0] if self.number == 0 else "",
             )
             comm = Communicator(_core.Communicator(engine), World(engine, [0] * self.size, 1))
             recording = Recording.begin(comm, self.trace)

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "plan/select.h"
 
 namespace pycomm {
 namespace {
@@ -12,13 +11,6 @@ template <class T>
 std::uint8_t registry_index(const T& entry) {
   const auto& all = Registry<T>::instance().all();
   return static_cast<std::uint8_t>(std::find(all.begin(), all.end(), &entry) - all.begin());
-}
-
-// Whether the algorithm serves this choice with this codec.
-bool serves(const Algorithm& algorithm, const Choice& choice, const Codec& codec) {
-  return (!algorithm.supports || algorithm.supports(choice.size)) &&
-         (codec.lossless || algorithm.lossy_codecs) && (!choice.uneven || algorithm.uneven) &&
-         (choice.mapped || !algorithm.mapped || choice.size == 1);
 }
 
 // Where the scales go: before the sum for whatever is rounded to 16 bits, after it otherwise.
@@ -37,6 +29,18 @@ void place_scales(const Call& call, const Codec& codec, int size, Operation& ope
   } else {
     operation.finish.scale = scale;
   }
+}
+
+Choice choice_of(const Call& call, const CheckedCall& checked, int size, bool mapped) {
+  const DType dtype = call.input.dtype;
+  return {.collective = call.collective,
+          .size = size,
+          .bytes = checked.count * size_of(dtype),
+          .half = is_half(dtype),
+          .lossy = !checked.codec.lossless,
+          .wire_ratio = wire_ratio(checked.codec, dtype),
+          .mapped = mapped,
+          .uneven = !call.counts.empty()};
 }
 
 TracedCall traced(const Call& call, const Header& header, const Algorithm& algorithm, const Codec& codec) {
@@ -62,29 +66,24 @@ Communicator::Communicator(std::shared_ptr<Engine> engine, std::shared_ptr<Group
     : engine_(std::move(engine)),
       group_(std::move(group)),
       segment_bytes_(segment_bytes),
-      mapped_(engine_->router().peer_memory(group_->world_ranks) != nullptr) {
+      mapped_(engine_->router().peer_memory(group_->world_ranks) != nullptr),
+      selector_(engine_->links().among(group_->world_ranks), engine_->crowd(), segment_bytes,
+                engine_->selection()) {
   engine_->driver().announce(group_);
 }
 
-const Algorithm& Communicator::choose(const Call& call, const CheckedCall& checked) const {
-  const DType dtype = call.input.dtype;
-  const Choice choice{call.collective,
-                      size(),
-                      checked.count * size_of(dtype),
-                      is_half(dtype) || !checked.codec.lossless,
-                      mapped_,
-                      !call.counts.empty()};
-  const std::string name = call.algorithm.empty() ? select_algorithm(choice) : call.algorithm;
-  const Algorithm& algorithm =
-      call.own_algorithm ? call.own_algorithm->algorithm() : algorithm_named(call.collective, name);
-  if (serves(algorithm, choice, checked.codec)) return algorithm;
-  std::string fitting;
-  for (const Algorithm* other : algorithms_for(call.collective))
-    if (serves(*other, choice, checked.codec)) fitting += (fitting.empty() ? "" : ", ") + short_name(*other);
-  throw InvalidArgument(
-      text(name_of(call.collective), " by ", short_name(algorithm), " cannot be done on ", size(),
-           " ranks with codec ", checked.codec.name, choice.uneven ? " in parts of chosen sizes" : "",
-           mapped_ ? "" : " on peers whose memory is not addressable", "; these can: ", fitting));
+const Algorithm& Communicator::choose(const Call& call, const CheckedCall& checked) {
+  const Choice choice = choice_of(call, checked, size(), mapped_);
+  const Algorithm& algorithm = call.own_algorithm           ? call.own_algorithm->algorithm()
+                               : !call.algorithm.empty() ? algorithm_named(call.collective, call.algorithm)
+                                                         : selector_.select(choice);
+  const std::string_view why = lacks(algorithm, choice);
+  if (why.empty()) return algorithm;
+  const bool named = call.own_algorithm || !call.algorithm.empty();
+  throw InvalidArgument(text(name_of(call.collective), " by ", short_name(algorithm),
+                             named ? "" : ", as PYCOMM_ALGO says,", " cannot be done on ", size(),
+                             " ranks with codec ", checked.codec.name, ": ", why,
+                             "; these can: ", names_of_serving(choice)));
 }
 
 std::shared_ptr<const CompiledPlan> Communicator::plan_for(const Algorithm& algorithm, const Call& call,

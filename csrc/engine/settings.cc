@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "core/error.h"
+#include "plan/rules.h"
 
 namespace pycomm {
 namespace {
@@ -28,6 +29,33 @@ std::vector<std::string> split_list(const std::string& value) {
   return out;
 }
 
+// A path as one word: spaces, line ends and % as %20, %0A and %25.
+std::string escaped(const std::string& path) {
+  static constexpr char kDigits[] = "0123456789ABCDEF";
+  std::string out;
+  for (const char c : path) {
+    const auto code = static_cast<unsigned char>(c);
+    if (code > ' ' && c != '%')
+      out += c;
+    else
+      out += {'%', kDigits[code / 16], kDigits[code % 16]};
+  }
+  return out;
+}
+
+std::string unescaped(const std::string& word) {
+  std::string out;
+  for (std::size_t i = 0; i < word.size(); ++i) {
+    if (word[i] != '%') {
+      out += word[i];
+    } else {
+      out += static_cast<char>(std::stoi(word.substr(i + 1, 2), nullptr, 16));
+      i += 2;
+    }
+  }
+  return out;
+}
+
 // One row per setting: the only place that knows their names, ranges and formats.
 void set(Settings& settings, const std::string& name, const std::string& value, const std::string& shown) {
   if (name == "timeout_s") settings.timeout_s = number(value, shown, 1e-3, 1e9, false);
@@ -39,6 +67,8 @@ void set(Settings& settings, const std::string& name, const std::string& value, 
   if (name == "trace_events")
     settings.trace_events = static_cast<std::int64_t>(number(value, shown, 0, 1e12, true));
   if (name == "transports") settings.transports = split_list(value);
+  if (name == "algo") settings.algo = Rules(value, shown).to_text();
+  if (name == "tuned") settings.tuned = unescaped(value);
 }
 
 }  // namespace
@@ -47,11 +77,13 @@ Settings Settings::from_environment() {
   static const std::map<std::string, std::string> kVariables = {
       {"timeout_s", "PYCOMM_TIMEOUT_S"}, {"segment_bytes", "PYCOMM_SEGMENT_BYTES"},
       {"window", "PYCOMM_WINDOW"},       {"in_flight", "PYCOMM_IN_FLIGHT"},
-      {"heap_mb", "PYCOMM_HEAP_MB"},     {"transports", "PYCOMM_TRANSPORTS"}};
+      {"heap_mb", "PYCOMM_HEAP_MB"},     {"transports", "PYCOMM_TRANSPORTS"},
+      {"algo", "PYCOMM_ALGO"}};
   Settings settings;
   for (const auto& [name, variable] : kVariables)
     if (const char* value = std::getenv(variable.c_str()); value && *value)
       set(settings, name, value, variable);
+  if (const char* path = std::getenv("PYCOMM_TUNED")) settings.tuned = path;
   return settings;
 }
 
@@ -62,6 +94,7 @@ std::string Settings::to_text() const {
       << " in_flight=" << in_flight << " heap_mb=" << heap_mb << " trace_events=" << trace_events
       << " transports=";
   for (std::size_t i = 0; i < transports.size(); ++i) out << (i ? "," : "") << transports[i];
+  out << " algo=" << algo << " tuned=" << escaped(tuned);
   return out.str();
 }
 

@@ -15,11 +15,15 @@ struct Settings {
   std::int64_t heap_mb = 0;       // PYCOMM_HEAP_MB, memory that a rank can share on its node; 0: half of all
   std::int64_t trace_events = 0;  // memory of the trace; 0: none. Asked for by init(), not a variable
   std::vector<std::string> transports;  // PYCOMM_TRANSPORTS, a comma-separated list; empty: all that work
+  std::string algo;                     // PYCOMM_ALGO, see plan/rules.h
+  std::string tuned;                    // PYCOMM_TUNED, the file of `table`; empty: the default one
+  // What rank 0 read from that file, see plan/table.h; not a variable. With "!" in front, why it could not.
+  std::string table;
 
   // Throws InvalidArgument naming the variable, what it held and what it takes.
   static Settings from_environment();
 
-  // "timeout_s=300 segment_bytes=0 ..." and back.
+  // "timeout_s=300 segment_bytes=0 ..." and back, without the table.
   std::string to_text() const;
   static Settings from_text(const std::string& text);
 };

@@ -1,77 +1,170 @@
 // Which algorithm serves a call that names none.
 #include "plan/select.h"
 
+#include <cmath>
+
 #include "check.h"
-#include "plan/plan.h"
 
 using namespace pycomm;
 
 namespace {
 
 constexpr std::int64_t kShort = 1 << 10, kLong = 64 << 20;
+constexpr std::int64_t kSegment = 1 << 17;
+
+std::shared_ptr<const Selector::Settings> settings(std::string_view rules = "", const std::string& table = "") {
+  return std::make_shared<const Selector::Settings>(Selector::Settings{Rules(rules, "rules"), Table(table)});
+}
+
+Selector selector(int size, const std::string& kind = "shm", std::string_view rules = "",
+                  const std::string& table = "") {
+  return {Links(size, kind), 1, kSegment, settings(rules, table)};
+}
 
 // A choice for each combination of what may matter.
 template <class Visit>
 void for_every_choice(Visit visit) {
-  for (int collective = 0; collective < kCollectiveCount; ++collective)
-    for (int size : {1, 2, 3, 16, 17, 100})
+  for (int size : {1, 2, 3, 16, 17, 100}) {
+    Selector chooses = selector(size);
+    for (int collective = 0; collective < kCollectiveCount; ++collective)
       for (std::int64_t bytes : {std::int64_t{0}, kShort, kLong})
-        for (bool rounds : {false, true})
-          for (bool mapped : {false, true})
-            for (bool uneven : {false, true})
-              visit(Choice{static_cast<Collective>(collective), size, bytes, rounds, mapped, uneven});
+        for (bool half : {false, true})
+          for (bool lossy : {false, true})
+            for (bool mapped : {false, true})
+              for (bool uneven : {false, true})
+                visit(chooses, Choice{.collective = static_cast<Collective>(collective),
+                                      .size = size,
+                                      .bytes = bytes,
+                                      .half = half,
+                                      .lossy = lossy,
+                                      .wire_ratio = lossy ? 0.5 : 1,
+                                      .mapped = mapped,
+                                      .uneven = uneven});
+  }
 }
 
-const Algorithm& chosen(const Choice& choice) {
-  return algorithm_named(choice.collective, select_algorithm(choice));
+bool is_pair(Collective collective) {
+  return collective == Collective::send || collective == Collective::recv;
 }
+
+// "ring" chosen on 64 ranks over a network.
+std::string far_choice(Collective collective, std::int64_t bytes, bool uneven = false) {
+  Selector chooses = selector(64, "mpi/network");
+  return short_name(chooses.select({.collective = collective, .size = 64, .bytes = bytes, .uneven = uneven}));
+}
+
+const std::string kTable =
+    "group 2 2 shm\n"
+    "times all_reduce 4 ring 1024 1e-6 1048576 1e-3\n"
+    "times all_reduce 4 direct 1024 2e-6 1048576 1e-4\n";
 
 }  // namespace
 
 TEST(what_is_chosen_serves_the_call) {
-  for_every_choice([](const Choice& choice) {
-    const Algorithm& algorithm = chosen(choice);
-    const bool pair = choice.collective == Collective::send || choice.collective == Collective::recv;
-    CHECK(algorithm.uneven || !choice.uneven);
-    CHECK(choice.mapped || !algorithm.mapped);
-    CHECK(!algorithm.supports || algorithm.supports(choice.size) || (pair && choice.size == 1));
+  for_every_choice([](Selector& chooses, const Choice& choice) {
+    if (is_pair(choice.collective) && choice.size == 1) return;
+    if (choice.lossy && (choice.uneven || !reduces(choice.collective))) return;
+    CHECK_EQ(lacks(chooses.select(choice), choice), "", "for ", name_of(choice.collective), " on ", choice.size);
   });
 }
 
 TEST(every_size_of_what_reduces_is_rounded_once_for_up_to_16_ranks) {
-  for_every_choice([](const Choice& choice) {
-    if (!reduces(choice.collective) || !choice.rounds || choice.size > 16) return;
-    const std::string name = select_algorithm(choice);
-    CHECK(name == "direct" || (choice.collective == Collective::reduce && name == "scatter_gather"));
+  for_every_choice([](Selector& chooses, const Choice& choice) {
+    if (!reduces(choice.collective) || !choice.rounds() || choice.size > 16) return;
+    CHECK(Costing(chooses.select(choice), chooses.links()).rounds_once());
   });
 }
 
-TEST(peers_whose_memory_is_addressable_are_reached_there) {
-  for_every_choice([](const Choice& choice) {
-    const bool pair = choice.collective == Collective::send || choice.collective == Collective::recv;
-    if (!choice.mapped || pair || choice.collective == Collective::barrier) return;
-    if (reduces(choice.collective) && choice.rounds) return;
-    if (choice.collective == Collective::all_to_all && choice.uneven) return;  // offsets there are unknown
-    CHECK_EQ(select_algorithm(choice), "mapped");
-  });
+TEST(an_algorithm_that_passes_partial_sums_on_rounds_more_than_once) {
+  const auto once = [](Collective collective, const char* name, int size) {
+    return Costing(algorithm_named(collective, name), Links(size, "shm")).rounds_once();
+  };
+  for (const char* name : {"ring", "recursive_doubling", "halving_doubling"}) {
+    CHECK(!once(Collective::all_reduce, name, 4));
+    CHECK(once(Collective::all_reduce, name, 2));
+  }
+  CHECK(once(Collective::all_reduce, "direct", 4));
+  CHECK(once(Collective::reduce, "scatter_gather", 4));
+  CHECK(!once(Collective::reduce, "binomial", 4));
 }
 
 TEST(short_vectors_of_many_ranks_take_few_rounds_and_long_ones_few_bytes) {
-  const auto name = [](Collective collective, std::int64_t bytes, int size = 64, bool uneven = false) {
-    return select_algorithm({collective, size, bytes, false, false, uneven});
-  };
-  CHECK_EQ(name(Collective::all_reduce, kShort), "recursive_doubling");
-  CHECK_EQ(name(Collective::all_reduce, kLong), "ring");
-  CHECK_EQ(name(Collective::reduce, kShort), "binomial");
-  CHECK_EQ(name(Collective::reduce, kLong), "ring");
-  CHECK_EQ(name(Collective::all_gather, kShort), "bruck");
-  CHECK_EQ(name(Collective::all_gather, kLong), "ring");
-  for (Collective collective : {Collective::gather, Collective::scatter}) {
-    CHECK_EQ(name(collective, kShort), "binomial");
-    CHECK_EQ(name(collective, kLong), "direct");
-    CHECK_EQ(name(collective, kShort, 8), "direct");
+  for (const Collective collective : {Collective::all_reduce, Collective::all_gather, Collective::reduce}) {
+    const std::string is_short = far_choice(collective, 0), is_long = far_choice(collective, 1 << 30);
+    CHECK(is_short != "ring" && is_short != "direct");
+    CHECK(is_long != "binomial" && is_long != "recursive_doubling" && is_long != "bruck");
   }
-  CHECK_EQ(name(Collective::all_to_all, kShort), "bruck");
-  CHECK_EQ(name(Collective::all_to_all, kShort, 64, true), "direct");
-  CHECK_EQ(name(Collective::all_to_all, kLong), "direct");
+  CHECK_EQ(far_choice(Collective::gather, 64), "binomial");
+  CHECK_EQ(far_choice(Collective::all_to_all, 64), "bruck");
+  CHECK_EQ(far_choice(Collective::all_to_all, 64, true), "direct");
+  CHECK_EQ(far_choice(Collective::all_to_all, kLong), "direct");
+}
+
+TEST(ranks_choose_alike_whatever_each_asked_before) {
+  for (int size : {3, 64}) {
+    Selector one = selector(size, "mpi"), other = selector(size, "mpi");
+    for (std::int64_t bytes = 1; bytes < 100 << 20; bytes = bytes * 5 / 3 + 1) {
+      static_cast<void>(one.select({.size = size, .bytes = bytes + bytes / 9}));
+      static_cast<void>(other.select({.size = size, .bytes = bytes - bytes / 9}));
+    }
+    for (std::int64_t bytes = 0; bytes < 100 << 20; bytes = bytes * 4 / 3 + 1)
+      CHECK_EQ(one.select({.size = size, .bytes = bytes}).name, other.select({.size = size, .bytes = bytes}).name);
+  }
+}
+
+TEST(rules_come_before_the_table_and_the_table_before_the_model) {
+  const auto by = [](Selector chooses, std::int64_t bytes) {
+    const Explanation out = chooses.explain({.size = 2, .bytes = bytes}, "");
+    return text(short_name(*out.algorithm), " by ", kChosenByNames[static_cast<int>(out.by)]);
+  };
+  CHECK_EQ(by(selector(2, "shm", "all_reduce:halving_doubling<2K", kTable), 1024),
+           "halving_doubling by PYCOMM_ALGO");
+  CHECK_EQ(by(selector(2, "shm", "all_reduce:halving_doubling<2K", kTable), 1 << 20), "direct by table");
+  CHECK_EQ(by(selector(2, "shm", "", kTable), 1024), "ring by table");
+  CHECK(by(selector(2, "mpi", "", kTable), 1024).ends_with("by model"));
+  CHECK(by(selector(3, "shm", "", kTable), 1024).ends_with("by model"));
+}
+
+TEST(a_table_is_read_between_its_sizes_and_beyond) {
+  Selector chooses = selector(2, "shm", "", kTable);
+  const auto predicted = [&](std::int64_t bytes, std::string_view name) {
+    return chooses.explain({.size = 2, .bytes = bytes}, name).seconds;
+  };
+  const auto near = [](double got, double expected) { return std::abs(got / expected - 1) < 1e-9; };
+  CHECK(near(predicted(8, "ring"), 1e-6));
+  CHECK(near(predicted(1024, "direct"), 2e-6));
+  CHECK(near(predicted(32768, "ring"), std::sqrt(1e-6 * 1e-3)));
+  CHECK(near(predicted(4 << 20, "direct"), 4e-4));
+}
+
+TEST(what_the_table_did_not_measure_is_not_chosen_by_it) {
+  Selector chooses = selector(2, "shm", "", kTable);
+  for (const bool mapped : {false, true})
+    CHECK_EQ(short_name(chooses.select({.size = 2, .bytes = 1024, .mapped = mapped})), "ring");
+}
+
+TEST(an_explanation_says_why_others_do_not_serve) {
+  Selector chooses = selector(4);
+  const Explanation out = chooses.explain({.size = 4, .bytes = kLong, .half = true, .mapped = false}, "");
+  for (const Candidate& candidate : out.candidates) {
+    if (short_name(*candidate.algorithm) == "mapped") CHECK_EQ(candidate.lacks, "peers' memory is not addressable");
+    if (short_name(*candidate.algorithm) == "ring") CHECK(candidate.lacks.find("round once") != std::string::npos);
+    if (short_name(*candidate.algorithm) == "direct") CHECK(candidate.lacks.empty() && candidate.seconds() > 0);
+  }
+  CHECK_THROWS(chooses.explain({.size = 4}, "rign"), InvalidArgument, "no algorithm 'rign'");
+}
+
+TEST(a_torn_table_is_refused_with_the_line) {
+  for (const auto& [lines, part] : std::map<std::string, std::string>{
+           {"times all_reduce 4 ring 8 1e-6", "expected a line that begins with group"},
+           {"group 2 2", "expected ranks, ranks per machine and links"},
+           {"group 2 2 shm\ntimes all_reduce 4 rign 8 1e-6", "no algorithm 'rign' for all_reduce"},
+           {"group 2 2 shm\ntimes all_redux 4 ring 8 1e-6", "no collective 'all_redux'"},
+           {"group 2 2 shm\ntimes all_reduce 4 ring 8 1e-6 8 1e-6", "growing bytes"},
+           {"group 2 2 shm\ntimes all_reduce 4 ring 8", "pairs of bytes and seconds"},
+           {"group 2 2 shm\ntimes all_reduce 4 ring 8 -1", "growing bytes"},
+           {"group 2 2 shm\nprice shm.speed 1", "the name of a price"},
+           {"group 2 2 shm\nprice call_s nan", "a number of 0 or more"},
+           {"nonsense", "expected a line"}})
+    CHECK_THROWS(Table{lines}, InvalidArgument, part);
 }
