@@ -92,4 +92,4 @@ def minimum(residuals: Callable[[Vector], Vector], start: Vector, deadline: floa
 def _tamed(off: Vector) -> Vector:
     """Residuals whose squares grow linearly beyond CLIP (Huber 1964)."""
     size = np.abs(off)
-    return np.where(size <= CLIP, off, np.sign(off) * np.sqrt(2 * CLIP * size - CLIP**2))
+    return np.where(size <= CLIP, off, np.sign(off) * np.sqrt(np.maximum(2 * CLIP * size - CLIP**2, 0)))

@@ -42,7 +42,7 @@ TEST(a_message_costs_latency_and_both_ends_and_its_bytes) {
 }
 
 TEST(a_long_first_message_follows_its_header) {
-  CHECK(near(price(Collective::broadcast, "direct", 2, 8192), 2 * kMessage + kAlpha + 2 * kMessage + 8192 * kByte));
+  CHECK(near(price(Collective::broadcast, "direct", 2, 8192), 3 * kMessage + kAlpha + 8192 * kByte));
 }
 
 TEST(a_binomial_broadcast_on_4_ranks_takes_two_rounds) {
@@ -136,7 +136,7 @@ TEST(links_of_several_kinds_are_priced_each) {
   CHECK_EQ(links.ranks_per_machine(), 2);
   CHECK_EQ(links.pairs_of("mpi/network"), 2);
   CHECK_EQ(links.among({0, 1}).name(), "mpi");
-  CHECK_EQ(links.among({2, 0}).kind(0, 1), "mpi/network");
+  CHECK_EQ(links.among({2, 0}).name(), "mpi/network");
   CHECK_EQ(links.among({2}).name(), "none");
   Prices dear = prices();
   dear.links["mpi/network"].latency_s = 1000;

