@@ -1,8 +1,9 @@
-"""`python -m bench selection`: the automatic choice of algorithm against every forced one, interleaved in one run.
+"""`python -m bench selection`: the automatic choice of algorithm against every forced one.
 
-At each size every algorithm that serves the operation is timed, and the call that names none. `auto/best` is
-the time of that call over the fastest forced one's (1.00: the choice was the best there is; a few per cent are
-the noise of timing), `predicted/auto` what `comm.explain` predicted over what it took.
+At each size every algorithm that serves the operation is timed, and the call that names none, interleaved in
+one run. `auto/best` is the time of that call over the fastest forced one's (1.00: the choice was the best
+there is; a few per cent are the noise of timing), `predicted/auto` what `comm.explain` predicted over what it
+took.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ def main(arguments: Sequence[str]) -> int:
         rows = result["rows"]
         worst = max(rows, key=lambda row: float(row["auto_to_best"]))
         off = max(rows, key=lambda row: float(abs(np.log(row["predicted_to_auto"]))))
-        print(f"# largest auto/best {worst['auto_to_best']:.2f} ({worst['op']}, {worst['bytes']} bytes); ")
-        print(f"# predicted/auto furthest off {off['predicted_to_auto']:.2f} ({off['op']}, {off['bytes']} bytes)")
+        print(f"# largest auto/best {worst['auto_to_best']:.2f} ({worst['op']}, {worst['bytes']} bytes)")
+        far = off["predicted_to_auto"]
+        print(f"# predicted/auto furthest off {far:.2f} ({off['op']}, {off['bytes']} bytes)")
         output.write(options.json, result)
     return 0
 

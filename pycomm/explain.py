@@ -61,7 +61,13 @@ class Explanation:
 
 
 def explain(
-    core: _core.Communicator, collective: str, nbytes: int, dtype: str, codec: str, uneven: bool, algorithm: str
+    core: _core.Communicator,
+    collective: str,
+    nbytes: int,
+    dtype: str,
+    codec: str,
+    uneven: bool,
+    algorithm: str,
 ) -> Explanation:
     """How such a call is served on this communicator. Local."""
     facts = _core.explain(core, collective, nbytes, DTYPES[dtype], codec, uneven, algorithm)

@@ -48,9 +48,7 @@ def prices(core: _core.Communicator, samples: Sequence[Sample], deadline: float)
     if _core.group_facts(core)["crowd"] <= 1:
         start.pop("switch_s", None)
     names = sorted(start)
-    pricers = {
-        key: _core.Pricer(core, *key) for key in {(one.collective, one.algorithm) for one in samples}
-    }
+    pricers = {key: _core.Pricer(core, *key) for key in {(one.collective, one.algorithm) for one in samples}}
     measured = np.log([one.seconds for one in samples])
 
     def residuals(logs: Vector) -> Vector:
@@ -59,7 +57,8 @@ def prices(core: _core.Communicator, samples: Sequence[Sample], deadline: float)
             pricers[one.collective, one.algorithm].seconds(one.nbytes, one.half, tried) for one in samples
         ]
         off = np.log(priced) - measured
-        return np.concatenate([_tamed(off), PULL * (logs - first)])
+        both: Vector = np.concatenate([_tamed(off), PULL * (logs - first)])
+        return both
 
     first = np.log([start[name] for name in names])
     best = minimum(residuals, first, deadline)
@@ -92,4 +91,6 @@ def minimum(residuals: Callable[[Vector], Vector], start: Vector, deadline: floa
 def _tamed(off: Vector) -> Vector:
     """Residuals whose squares grow linearly beyond CLIP (Huber 1964)."""
     size = np.abs(off)
-    return np.where(size <= CLIP, off, np.sign(off) * np.sqrt(np.maximum(2 * CLIP * size - CLIP**2, 0)))
+    root = np.sqrt(np.maximum(2 * CLIP * size - CLIP**2, 0))
+    tamed: Vector = np.where(size <= CLIP, off, np.sign(off) * root)
+    return tamed

@@ -82,7 +82,7 @@ def nbytes_of(x: Any) -> int:
 
 
 def dtype_name(dtype: Any, what: str) -> str:
-    """ "float32" for that, torch.float32, numpy.float32, ... Raises InvalidArgument, about `what`, for a dtype
+    """ "float32" for that, torch.float32, numpy.float32, ... Raises InvalidArgument, about `what`, for one
     that the engine has not."""
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:

@@ -59,18 +59,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--seconds", type=float, default=60.0, help="for all of it, about (default %(default)s)")
     add("--write", type=Path, metavar="FILE", help=f"the table (default {tuned.default_path()})")
     add("--collectives", default=",".join(COLLECTIVES), help="by comma (default: all)")
-    add("--max", type=int, default=SIZES[-1], metavar="BYTES", help="of the largest vector (default %(default)s)")
+    add(
+        "--max",
+        type=int,
+        default=SIZES[-1],
+        metavar="BYTES",
+        help="of the largest vector (default %(default)s)",
+    )
     options = parser.parse_args(arguments)
     names = options.collectives.split(",")
     unknown = [name for name in names if name not in COLLECTIVES]
     if unknown or options.seconds <= 0 or options.max < SIZES[0]:
-        parser.error(f"expected collectives of {', '.join(COLLECTIVES)}, --seconds above 0, --max from {SIZES[0]}")
+        parser.error(
+            f"expected collectives of {', '.join(COLLECTIVES)}, --seconds above 0, --max from {SIZES[0]}"
+        )
     path = options.write or Path(os.environ.get("PYCOMM_TUNED") or tuned.default_path())
     # An unusable table of before must not keep init() from running.
     os.environ.pop("PYCOMM_TUNED", None)
     comm = pycomm.init()
     if comm.size == 1:
-        print("one rank has nothing to choose: start several, with python -m pycomm.launch -n N", file=sys.stderr)
+        print(
+            "one rank has nothing to choose: start several, with python -m pycomm.launch -n N",
+            file=sys.stderr,
+        )
         return 2
     begin = time.monotonic()
     times = measure(comm, names, options.max, options.seconds * (1 - FIT_SHARE))
@@ -84,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(comm: pycomm.Communicator, collectives: Sequence[str], largest: int, seconds: float) -> Times:
-    """Median times of all algorithms at all points; the same on all ranks. Collective; blocks about so long."""
+    """Median times of all algorithms at all points, the same on all ranks. Collective; takes that long."""
     points = list(points_of(comm, collectives, largest))
     bench = _Bench(comm, max(point.nbytes for point in points))
     end = time.monotonic() + seconds

@@ -9,9 +9,9 @@ JSON, for people too:
                  "times": [{"collective": "all_reduce", "width": 4, "bytes": [8, 64, ...],
                             "seconds": {"ring": [...], "mapped": [...]}}]}]}
 
-A group is known by its ranks, how many share a machine, and the kinds of links between them. `width` is 2 for
-16-bit elements and 4 for all others. `prices` are those of csrc/plan/prices.h, fitted to the times; they price
-what was not measured, on groups of other sizes too.
+A group is known by its ranks, how many share a machine, and the kinds of links between them. `width` is 2
+for 16-bit elements and 4 for all others. `prices` are those of csrc/plan/prices.h, fitted to the times; they
+price what was not measured, on groups of other sizes too.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def machine() -> dict[str, Any]:
 def load() -> tuple[str, str]:
     """The table for the engine, and a warning: empty texts where there is none. For rank 0.
 
-    A table that `PYCOMM_TUNED` names and that cannot be used makes the first text "!" and what is wrong, which
-    all ranks raise; one in the default place is left alone, with a warning.
+    A table that `PYCOMM_TUNED` names and that cannot be used makes the first text "!" and what is wrong,
+    which all ranks raise; one in the default place is left alone, with a warning.
     """
     named = os.environ.get("PYCOMM_TUNED", "")
     try:
@@ -57,8 +57,8 @@ def load() -> tuple[str, str]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The table in that file, checked. Raises InvalidArgument naming the file and what is wrong with it: torn,
-    of another format, of another machine, or with names that this pycomm has not."""
+    """The table in that file, checked. Raises InvalidArgument naming the file and what is wrong with it:
+    torn, of another format, of another machine, or with names that this pycomm has not."""
     try:
         table = json.loads(path.read_text())
     except OSError as error:

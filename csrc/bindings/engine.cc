@@ -32,8 +32,8 @@ void bind_engine(py::module_& m) {
             return Engine::create({rank, size, handles, world.value_or(nullptr)}, settings, progress_thread);
           },
           py::arg("rank"), py::arg("size"), py::arg("handles"), py::arg("progress_thread"),
-          py::arg("transports"), py::arg("world") = py::none(), py::arg("trace_events") = 0, py::arg("table") = "",
-          "Collective: connects this rank with the others.")
+          py::arg("transports"), py::arg("world") = py::none(), py::arg("trace_events") = 0,
+          py::arg("table") = "", "Collective: connects this rank with the others.")
       .def("close", &Engine::close, py::call_guard<py::gil_scoped_release>(),
            "Stops everything; pending operations fail with Aborted. True when no transport holds a buffer "
            "any more.")

@@ -1,5 +1,6 @@
 // How algorithms are chosen: explained, and what pycomm.tune fits.
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include "bindings/bindings.h"
 #include "bindings/calls.h"
@@ -8,6 +9,8 @@
 namespace pycomm::bindings {
 namespace py = pybind11;
 namespace {
+
+using Facts = py::typing::Dict<py::str, py::object>;
 
 Choice choice_for(const std::string& collective, std::int64_t bytes, const std::string& dtype,
                   const std::string& codec, bool uneven) {
@@ -22,12 +25,12 @@ Choice choice_for(const std::string& collective, std::int64_t bytes, const std::
           .uneven = uneven};
 }
 
-py::dict described(const Explanation& explanation) {
+Facts described(const Explanation& explanation) {
   py::list candidates;
   for (const Candidate& candidate : explanation.candidates)
     candidates.append(py::make_tuple(short_name(*candidate.algorithm), std::string(candidate.lacks),
                                      candidate.model_s, candidate.table_s));
-  py::dict out;
+  Facts out;
   out["algorithm"] = short_name(*explanation.algorithm);
   out["by"] = std::string(kChosenByNames[static_cast<int>(explanation.by)]);
   out["seconds"] = explanation.seconds;
@@ -35,12 +38,12 @@ py::dict described(const Explanation& explanation) {
   return out;
 }
 
-py::dict group(const Communicator& communicator) {
+Facts group(const Communicator& communicator) {
   const Links& links = communicator.selector().links();
   py::dict pairs;
   if (links.size() > 1)
     for (const std::string& kind : links.kinds()) pairs[py::str(kind)] = links.pairs_of(kind);
-  py::dict out;
+  Facts out;
   out["links"] = links.name();
   out["pairs"] = pairs;
   out["ranks_per_machine"] = links.ranks_per_machine();
@@ -52,7 +55,8 @@ py::dict group(const Communicator& communicator) {
 class Pricer {
  public:
   Pricer(const Communicator& communicator, const std::string& collective, const std::string& algorithm)
-      : costing_(algorithm_named(collective_from_name(collective), algorithm), communicator.selector().links()),
+      : costing_(algorithm_named(collective_from_name(collective), algorithm),
+                 communicator.selector().links()),
         choice_{.collective = collective_from_name(collective), .size = communicator.size()},
         load_(communicator.selector().load_of(choice_)) {}
 
@@ -94,10 +98,12 @@ void bind_selection(py::module_& m) {
       py::arg("communicator"), py::arg("collective"), py::arg("nbytes"), py::arg("dtype"), py::arg("codec"),
       py::arg("uneven"), py::arg("algorithm"), "How the algorithm of such a call is chosen. Local.");
   m.def("group_facts", &group, py::arg("communicator"), "What the choice knows of a communicator's ranks.");
-  m.def("prices", [](const Communicator& communicator) { return prices_of(communicator.selector().prices()); },
-        py::arg("communicator"), "By which the plans of a communicator are priced, in seconds.");
-  m.def("check_table", [](const std::string& lines) { Table table(lines); }, py::arg("lines"),
-        "Raises InvalidArgument for the text of a table that is none.");
+  m.def(
+      "prices", [](const Communicator& communicator) { return prices_of(communicator.selector().prices()); },
+      py::arg("communicator"), "By which the plans of a communicator are priced, in seconds.");
+  m.def(
+      "check_table", [](const std::string& lines) { Table table(lines); }, py::arg("lines"),
+      "Raises InvalidArgument for the text of a table that is none.");
   py::class_<Pricer>(m, "Pricer")
       .def(py::init<const Communicator&, const std::string&, const std::string&>(), py::arg("communicator"),
            py::arg("collective"), py::arg("algorithm"))

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdint>
 
-
 namespace pycomm {
 namespace {
 
@@ -74,7 +73,7 @@ Communicator::Communicator(std::shared_ptr<Engine> engine, std::shared_ptr<Group
 
 const Algorithm& Communicator::choose(const Call& call, const CheckedCall& checked) {
   const Choice choice = choice_of(call, checked, size(), mapped_);
-  const Algorithm& algorithm = call.own_algorithm           ? call.own_algorithm->algorithm()
+  const Algorithm& algorithm = call.own_algorithm        ? call.own_algorithm->algorithm()
                                : !call.algorithm.empty() ? algorithm_named(call.collective, call.algorithm)
                                                          : selector_.select(choice);
   const std::string_view why = lacks(algorithm, choice);

@@ -45,9 +45,7 @@ struct Introduction {
   Cores cores = cores_of_this_process();
   std::string row;  // of Links
 
-  std::string to_text() const {
-    return text(segment_bytes, ' ', cores.count, ' ', cores.which, ' ', row);
-  }
+  std::string to_text() const { return text(segment_bytes, ' ', cores.count, ' ', cores.which, ' ', row); }
   static Introduction from_text(const std::string& said) {
     Introduction out;
     std::istringstream in(said);
@@ -104,7 +102,8 @@ void Engine::introduce(const Exchange& exchange) {
   links_.emplace(rows);
   int sharing = 0;
   for (int rank = 0; rank < size_; ++rank)
-    sharing += all[rank].cores.which == all[0].cores.which && (rank == 0 || !is_network(links_->kind(0, rank)));
+    sharing +=
+        all[rank].cores.which == all[0].cores.which && (rank == 0 || !is_network(links_->kind(0, rank)));
   crowd_ = std::max(1.0, static_cast<double>(sharing) / all[0].cores.count);
 }
 

@@ -74,11 +74,13 @@ void set(Settings& settings, const std::string& name, const std::string& value, 
 }  // namespace
 
 Settings Settings::from_environment() {
-  static const std::map<std::string, std::string> kVariables = {
-      {"timeout_s", "PYCOMM_TIMEOUT_S"}, {"segment_bytes", "PYCOMM_SEGMENT_BYTES"},
-      {"window", "PYCOMM_WINDOW"},       {"in_flight", "PYCOMM_IN_FLIGHT"},
-      {"heap_mb", "PYCOMM_HEAP_MB"},     {"transports", "PYCOMM_TRANSPORTS"},
-      {"algo", "PYCOMM_ALGO"}};
+  static const std::map<std::string, std::string> kVariables = {{"timeout_s", "PYCOMM_TIMEOUT_S"},
+                                                                {"segment_bytes", "PYCOMM_SEGMENT_BYTES"},
+                                                                {"window", "PYCOMM_WINDOW"},
+                                                                {"in_flight", "PYCOMM_IN_FLIGHT"},
+                                                                {"heap_mb", "PYCOMM_HEAP_MB"},
+                                                                {"transports", "PYCOMM_TRANSPORTS"},
+                                                                {"algo", "PYCOMM_ALGO"}};
   Settings settings;
   for (const auto& [name, variable] : kVariables)
     if (const char* value = std::getenv(variable.c_str()); value && *value)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "core/error.h"
@@ -12,12 +13,12 @@ namespace pycomm {
 // A step as prices see it. A meet is a message to each peer and one from each.
 struct Move {
   enum class Kind : std::uint8_t { send, recv, recv_reduce, copy, reduce, read, store } kind;
-  bool meets = false;          // carries no chunk, and what follows waits for all of it
-  bool opens = false;          // the first message to or from that peer
+  bool meets = false;  // carries no chunk, and what follows waits for all of it
+  bool opens = false;  // the first message to or from that peer
   std::int32_t stage = 0;
-  std::int32_t peer = 0;       // of a message
-  std::int32_t message = 0;    // its number, the same at both ends
-  std::int32_t operands = 1;   // of what is local
+  std::int32_t peer = 0;      // of a message
+  std::int32_t message = 0;   // its number, the same at both ends
+  std::int32_t operands = 1;  // of what is local
 };
 
 struct Script {
@@ -26,8 +27,9 @@ struct Script {
   Links links;
   std::vector<std::vector<Move>> moves;  // by rank
   std::int32_t messages = 0;
-  int parts = 1;  // of the vector, each a chunk
-  bool rounds_once = true;
+  int parts = 1;          // of the vector, each a chunk
+  bool sums_once = true;  // see Costing::rounds_once()
+  bool sends_once = true;
 };
 
 namespace {
@@ -43,21 +45,24 @@ class ScriptWriter {
 
   void add(int rank, const Plan& plan) {
     rank_ = rank;
+    received_.clear();
     script_.moves.emplace_back();
     for (stage_ = 0; stage_ < static_cast<int>(plan.stages.size()); ++stage_) {
       const std::vector<Step>& steps = plan.stages[stage_].steps;
       // What goes out waits for nothing that comes in during the same stage.
-      for (const Step& step : steps)
-        if (step.op == Op::send || step.op == Op::meet)
-          for (const int peer : step.peers) message(Kind::send, peer, step.op == Op::meet);
+      for (const Step& step : steps) {
+        if (step.op != Op::send && step.op != Op::meet) continue;
+        for (const int peer : step.peers) message(Kind::send, peer, step.op == Op::meet);
+        if (step.op == Op::send && received_.contains(place(step.src, step.chunk)))
+          script_.sends_once = false;
+      }
       for (const Step& step : steps) add_incoming_or_local(step);
     }
   }
 
  private:
   void add_incoming_or_local(const Step& step) {
-    const bool sums = step.op == Op::recv_reduce || step.op == Op::reduce || step.op == Op::reduce_from;
-    if (sums && !step.final) script_.rounds_once = false;
+    follow(step);
     switch (step.op) {
       case Op::send:
         break;
@@ -79,11 +84,29 @@ class ScriptWriter {
     }
   }
 
+  using Place = std::pair<int, int>;  // buffer and chunk; a scratch slot holds one of any number
+  static Place place(Buffer buffer, int chunk) { return {buffer.id, is_scratch(buffer) ? 0 : chunk}; }
+
+  // Which places hold what was received and is not a complete sum.
+  void follow(const Step& step) {
+    const Place dst = place(step.dst, step.chunk);
+    bool received = step.op == Op::recv || step.op == Op::recv_reduce;
+    if (step.op == Op::copy) received = received_.contains(place(step.src, step.chunk));
+    for (const Buffer source : step.sources) received |= received_.contains(place(source, step.chunk));
+    const bool sums = step.op == Op::recv_reduce || step.op == Op::reduce || step.op == Op::reduce_from;
+    if (sums && !step.final) script_.sums_once = false;
+    if (step.op == Op::send || step.op == Op::meet || step.op == Op::store_to) return;
+    if (received && !step.final)
+      received_.insert(dst);
+    else
+      received_.erase(dst);
+  }
+
   void message(Kind kind, int peer, bool meets) {
     const bool outgoing = kind == Kind::send;
     const auto way = outgoing ? std::pair(rank_, peer) : std::pair(peer, rank_);
     std::vector<std::int32_t>& numbers = numbers_[way];
-    std::size_t& next = (outgoing ? sent_ : received_)[way];
+    std::size_t& next = (outgoing ? departed_ : arrived_)[way];
     if (next == numbers.size()) numbers.push_back(script_.messages++);
     script_.moves.back().push_back({kind, meets, next == 0, stage_, peer, numbers[next], 1});
     ++next;
@@ -98,7 +121,8 @@ class ScriptWriter {
   std::int32_t stage_ = 0;
   // Messages from one rank to another are received in the order in which they are sent.
   std::map<std::pair<int, int>, std::vector<std::int32_t>> numbers_;
-  std::map<std::pair<int, int>, std::size_t> sent_, received_;
+  std::map<std::pair<int, int>, std::size_t> departed_, arrived_;
+  std::set<Place> received_;  // on this rank
 };
 
 // When something begins to be there (its first segment), and when all of it is.
@@ -288,7 +312,10 @@ Costing::Costing(const Algorithm& algorithm, const Links& links) {
       scripts_.push_back(script_of(algorithm, some_of(links, count)));
     doublings_ = std::log2(static_cast<double>(links.size()) / kPlayedRanks);
   }
-  for (const auto& script : scripts_) rounds_once_ &= script->rounds_once;
+  for (const auto& script : scripts_) {
+    sums_once_ = sums_once_ && script->sums_once;
+    sends_once_ = sends_once_ && script->sends_once;
+  }
 }
 
 double Costing::seconds(const Load& load, const Prices& prices) const {
@@ -299,8 +326,7 @@ double Costing::seconds(const Load& load, const Prices& prices) const {
   // two, of rounds that grow with it.
   const double earlier = played[1] - played[0], latest = played[2] - played[1];
   const double factor = earlier != 0 ? std::clamp(latest / earlier, 0.5, 2.0) : 1.0;
-  const double steps =
-      factor == 1 ? doublings_ : factor * (std::pow(factor, doublings_) - 1) / (factor - 1);
+  const double steps = factor == 1 ? doublings_ : factor * (std::pow(factor, doublings_) - 1) / (factor - 1);
   return std::max(played[2] + latest * steps, played[2] / 2);
 }
 

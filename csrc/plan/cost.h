@@ -19,11 +19,11 @@ namespace pycomm {
 
 // What prices depend on, besides the plans.
 struct Load {
-  double bytes = 0;        // of the whole vector; of all_to_all, what each rank gives
-  double wire_ratio = 1;   // bytes that travel per byte of data
-  bool coded = false;      // wires are encoded and decoded
-  bool half = false;       // 16-bit elements
-  double crowd = 1;        // ranks per core of the busiest machine, at least 1
+  double bytes = 0;       // of the whole vector; of all_to_all, what each rank gives
+  double wire_ratio = 1;  // bytes that travel per byte of data
+  bool coded = false;     // wires are encoded and decoded
+  bool half = false;      // 16-bit elements
+  double crowd = 1;       // ranks per core of the busiest machine, at least 1
   double segment_bytes = 1 << 17;
 };
 
@@ -41,13 +41,15 @@ class Costing {
   Costing(const Algorithm& algorithm, const Links& links);
 
   double seconds(const Load& load, const Prices& prices) const;
-  // Every sum is rounded once: no rank passes on a sum that is not complete.
-  bool rounds_once() const { return rounds_once_; }
+  // Every sum is rounded once: of 16-bit elements because it is taken in one step; on lossy wires (`lossy`)
+  // because no rank sends what holds something that it received, before the sum is complete.
+  bool rounds_once(bool lossy) const { return lossy ? sends_once_ : sums_once_; }
 
  private:
   std::vector<std::shared_ptr<const Script>> scripts_;  // of growing groups; one where all are played
-  double doublings_ = 0;         // from the last of them to the whole group
-  bool rounds_once_ = true;
+  double doublings_ = 0;                                // from the last of them to the whole group
+  bool sums_once_ = true;
+  bool sends_once_ = true;
 };
 
 }  // namespace pycomm

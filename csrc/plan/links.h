@@ -35,8 +35,8 @@ class Links {
  private:
   Links() = default;
   int size_ = 0;
-  std::vector<std::string> kinds_;    // in order of name
-  std::vector<std::uint8_t> pairs_;   // indices into kinds_; empty where there is one kind
+  std::vector<std::string> kinds_;   // in order of name
+  std::vector<std::uint8_t> pairs_;  // indices into kinds_; empty where there is one kind
 };
 
 bool is_network(const std::string& kind);

@@ -6,15 +6,9 @@ namespace pycomm {
 
 double* Prices::find(const std::string& name) {
   const std::map<std::string, double*> own = {
-      {"call_s", &call_s},
-      {"byte_reduced_s", &byte_reduced_s},
-      {"byte_copied_s", &byte_copied_s},
-      {"byte_read_s", &byte_read_s},
-      {"byte_stored_s", &byte_stored_s},
-      {"byte_coded_s", &byte_coded_s},
-      {"switch_s", &switch_s},
-      {"half_factor", &half_factor},
-      {"far_factor", &far_factor},
+      {"call_s", &call_s},           {"byte_reduced_s", &byte_reduced_s}, {"byte_copied_s", &byte_copied_s},
+      {"byte_read_s", &byte_read_s}, {"byte_stored_s", &byte_stored_s},   {"byte_coded_s", &byte_coded_s},
+      {"switch_s", &switch_s},       {"half_factor", &half_factor},       {"far_factor", &far_factor},
       {"cache_bytes", &cache_bytes}};
   if (const auto found = own.find(name); found != own.end()) return found->second;
   const auto dot = name.rfind('.');
@@ -26,9 +20,9 @@ double* Prices::find(const std::string& name) {
 }
 
 std::vector<std::string> Prices::names() const {
-  std::vector<std::string> names = {"call_s",        "byte_reduced_s", "byte_copied_s",
-                                    "byte_read_s",   "byte_stored_s",  "byte_coded_s",
-                                    "switch_s", "half_factor",   "far_factor",     "cache_bytes"};
+  std::vector<std::string> names = {"call_s",        "byte_reduced_s", "byte_copied_s", "byte_read_s",
+                                    "byte_stored_s", "byte_coded_s",   "switch_s",      "half_factor",
+                                    "far_factor",    "cache_bytes"};
   for (const auto& [kind, link] : links)
     for (const char* what : {".latency_s", ".message_s", ".byte_s"}) names.push_back(kind + what);
   return names;

@@ -15,16 +15,16 @@ struct LinkPrice {
 };
 
 struct Prices {
-  double call_s = 0;         // any call, however small
-  double byte_reduced_s = 0; // gamma: per byte of each operand but the first
-  double byte_copied_s = 0;  // within a rank
-  double byte_read_s = 0;    // of a peer's memory and our own, per operand
-  double byte_stored_s = 0;  // to one peer's memory
-  double byte_coded_s = 0;   // encoded or decoded
-  double switch_s = 0;       // latency besides, where ranks share cores: the peer must get its turn first
-  double half_factor = 1;    // 16-bit elements are reduced that much slower, per byte
-  double far_factor = 1;     // bytes cost that much more ...
-  double cache_bytes = 1e18; // ... as far as what all ranks of a machine touch is more than this
+  double call_s = 0;          // any call, however small
+  double byte_reduced_s = 0;  // gamma: per byte of each operand but the first
+  double byte_copied_s = 0;   // within a rank
+  double byte_read_s = 0;     // of a peer's memory and our own, per operand
+  double byte_stored_s = 0;   // to one peer's memory
+  double byte_coded_s = 0;    // encoded or decoded
+  double switch_s = 0;        // latency besides, where ranks share cores: the peer must get its turn first
+  double half_factor = 1;     // 16-bit elements are reduced that much slower, per byte
+  double far_factor = 1;      // bytes cost that much more ...
+  double cache_bytes = 1e18;  // ... as far as what all ranks of a machine touch is more than this
   std::map<std::string, LinkPrice> links = {};  // by kind
 
   // The numbers by name ("call_s", "shm.byte_s"): what tables hold and fits change.

@@ -66,8 +66,8 @@ class Reader {
 
   [[noreturn]] void fail(std::size_t at, std::string_view expected) const {
     const std::string got = at < text_.size() ? text("'", text_.substr(at, 20), "'") : "the end";
-    throw InvalidArgument(text(source_, " is '", text_, "'; at character ", at + 1, " expected ", expected,
-                               ", got ", got));
+    throw InvalidArgument(
+        text(source_, " is '", text_, "'; at character ", at + 1, " expected ", expected, ", got ", got));
   }
 
  private:

@@ -90,7 +90,7 @@ std::vector<Candidate> Selector::candidates(const Choice& choice) {
     if (!candidate.lacks.empty()) continue;
     const Costing& cost = costing(*algorithm);
     candidate.model_s = cost.seconds(load_of(choice), prices_);
-    some_round_once |= cost.rounds_once();
+    some_round_once |= cost.rounds_once(choice.lossy);
     if (!times) continue;
     const auto curve = times->by_algorithm.find(short_name(*algorithm));
     if (curve != times->by_algorithm.end())
@@ -98,7 +98,7 @@ std::vector<Candidate> Selector::candidates(const Choice& choice) {
   }
   if (choice.rounds() && reduces(choice.collective) && choice.size <= kRoundOnceRanks && some_round_once)
     for (Candidate& candidate : all)
-      if (candidate.lacks.empty() && !costing(*candidate.algorithm).rounds_once())
+      if (candidate.lacks.empty() && !costing(*candidate.algorithm).rounds_once(choice.lossy))
         candidate.lacks = "others round once, this at every hop";
   return all;
 }

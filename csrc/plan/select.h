@@ -23,12 +23,12 @@ namespace pycomm {
 struct Choice {
   Collective collective = Collective::all_reduce;
   int size = 1;
-  std::int64_t bytes = 0;   // of the whole vector; of all_to_all, what each rank gives
-  bool half = false;        // 16-bit elements
-  bool lossy = false;       // the codec rounds
-  double wire_ratio = 1;    // bytes that travel per byte of data
-  bool mapped = false;      // all peers' memory is addressable
-  bool uneven = false;      // the caller chose the sizes of the parts
+  std::int64_t bytes = 0;  // of the whole vector; of all_to_all, what each rank gives
+  bool half = false;       // 16-bit elements
+  bool lossy = false;      // the codec rounds
+  double wire_ratio = 1;   // bytes that travel per byte of data
+  bool mapped = false;     // all peers' memory is addressable
+  bool uneven = false;     // the caller chose the sizes of the parts
 
   // Every partial sum on the wire is rounded.
   bool rounds() const { return half || lossy; }
@@ -41,7 +41,8 @@ inline bool serves(const Algorithm& algorithm, const Choice& choice) {
 }
 
 enum class ChosenBy { call, rules, table, model };
-inline constexpr std::array<std::string_view, 4> kChosenByNames = {"the call", "PYCOMM_ALGO", "table", "model"};
+inline constexpr std::array<std::string_view, 4> kChosenByNames = {"the call", "PYCOMM_ALGO", "table",
+                                                                   "model"};
 
 struct Candidate {
   const Algorithm* algorithm = nullptr;
@@ -69,8 +70,8 @@ class Selector {
   // `crowd` and `segment_bytes` as in Load.
   Selector(Links links, double crowd, std::int64_t segment_bytes, std::shared_ptr<const Settings> settings);
 
-  // The algorithm that PYCOMM_ALGO names, which may not serve the choice, else one that does. A choice is made
-  // once for sizes within a quarter of a power of two; later calls look it up.
+  // The algorithm that PYCOMM_ALGO names, which may not serve the choice, else one that does. A choice is
+  // made once for sizes within a quarter of a power of two; later calls look it up.
   const Algorithm& select(const Choice& choice);
   // `named`: what the call itself names, if anything. Computed afresh.
   Explanation explain(const Choice& choice, std::string_view named);

@@ -20,7 +20,8 @@ Table::Curve read_curve(std::istringstream& in, const std::string& line) {
   for (double bytes = 0, seconds = 0; in >> bytes >> seconds;) {
     PYCOMM_CHECK(bytes >= 0 && seconds > 0 && std::isfinite(bytes) && std::isfinite(seconds) &&
                      (curve.bytes.empty() || bytes > curve.bytes.back()),
-                 "'", line, "': expected growing bytes, each with its seconds, got ", bytes, " and ", seconds);
+                 "'", line, "': expected growing bytes, each with its seconds, got ", bytes, " and ",
+                 seconds);
     curve.bytes.push_back(bytes);
     curve.seconds.push_back(seconds);
   }

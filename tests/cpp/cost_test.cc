@@ -9,7 +9,8 @@ using namespace pycomm;
 
 namespace {
 
-constexpr double kAlpha = 5, kMessage = 1, kByte = 0.5, kReduced = 0.25, kCopied = 0.125, kRead = 2, kStored = 3;
+constexpr double kAlpha = 5, kMessage = 1, kByte = 0.5, kReduced = 0.25, kCopied = 0.125, kRead = 2,
+                 kStored = 3;
 
 Prices prices() {
   return {.call_s = 100,
@@ -62,8 +63,8 @@ TEST(a_ring_pays_every_stage) {
 
 TEST(what_a_rank_does_alone_is_paid_too) {
   // Copies its own; then a message each way.
-  CHECK(near(price(Collective::all_gather, "ring", 2, 128),
-             64 * kCopied + 2 * kMessage + kAlpha + 64 * kByte));
+  CHECK(
+      near(price(Collective::all_gather, "ring", 2, 128), 64 * kCopied + 2 * kMessage + kAlpha + 64 * kByte));
 }
 
 TEST(mapped_steps_pay_two_meetings_and_what_they_read_and_store) {

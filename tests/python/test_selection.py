@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import pycomm
-from pycomm import Communicator, InvalidArgument, fit, tune, tuned
+from pycomm import Communicator, InvalidArgument, _core, fit, tune, tuned
 from pycomm.plans import COLLECTIVES
 from pycomm.testing import run_threads
 from tests.helpers import run, script
@@ -93,7 +91,14 @@ def test_an_explanation_is_for_people_too() -> None:
 
     text = run_threads(4, shown)[0]
     assert text.startswith("all_reduce of 1M, float32 with fp16, on 4 ranks: direct, by model\n")
-    for part in ("inproc_mapped (6 pairs)", "segments ", "predicted ", "ring ", "round once", "different bits"):
+    for part in (
+        "inproc_mapped (6 pairs)",
+        "segments ",
+        "predicted ",
+        "ring ",
+        "round once",
+        "different bits",
+    ):
         assert part in text
 
 
@@ -145,7 +150,12 @@ def test_rules_of_the_environment_are_followed_by_size(monkeypatch: pytest.Monke
 
     def calls(comm: Communicator) -> list[tuple[str, str]]:
         comm.all_reduce(np.ones(10_000))
-        return [chosen(comm, nbytes=4095), chosen(comm, nbytes=4096), chosen(comm, "broadcast"), chosen(comm, "gather")]
+        return [
+            chosen(comm, nbytes=4095),
+            chosen(comm, nbytes=4096),
+            chosen(comm, "broadcast"),
+            chosen(comm, "gather"),
+        ]
 
     for got in run_threads(3, calls):
         assert got[:3] == [("direct", "PYCOMM_ALGO"), ("ring", "PYCOMM_ALGO"), ("binomial", "PYCOMM_ALGO")]
@@ -160,7 +170,9 @@ def test_a_call_that_names_an_algorithm_wins_over_the_environment(monkeypatch: p
 
 def test_rules_that_cannot_be_kept_raise_and_list_those_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYCOMM_ALGO", "all_reduce:mapped")
-    expected = "all_reduce by mapped, as PYCOMM_ALGO says, cannot .* not addressable; these can: direct, .*ring"
+    expected = (
+        "all_reduce by mapped, as PYCOMM_ALGO says, cannot .* not addressable; these can: direct, .*ring"
+    )
 
     def calls(comm: Communicator) -> None:
         with pytest.raises(InvalidArgument, match=expected):
@@ -178,7 +190,9 @@ def test_rules_that_cannot_be_kept_raise_and_list_those_that_can(monkeypatch: py
         ("allreduce:ring", "at character 1 expected a collective"),
     ],
 )
-def test_mistakes_in_rules_are_named_at_init(rules: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_in_rules_are_named_at_init(
+    rules: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYCOMM_ALGO", rules)
     with pytest.raises(InvalidArgument, match=f"PYCOMM_ALGO is '{rules}'; {message}"):
         run_threads(2, lambda comm: comm.barrier())
@@ -267,7 +281,9 @@ def test_tables_keep_what_was_measured_of_other_groups_and_collectives() -> None
     first = tuned.merged(None, group(2, [times("all_reduce", ring=1.0), times("reduce", ring=1.0)]))
     both = tuned.merged(first, group(4, [times("all_reduce", ring=2.0)]))
     last = tuned.merged(both, group(2, [times("all_reduce", ring=3.0)]))
-    found = {g["ranks"]: {t["collective"]: t["seconds"]["ring"][0] for t in g["times"]} for g in last["groups"]}
+    found = {
+        g["ranks"]: {t["collective"]: t["seconds"]["ring"][0] for t in g["times"]} for g in last["groups"]
+    }
     assert found == {2: {"reduce": 1.0, "all_reduce": 3.0}, 4: {"all_reduce": 2.0}}
 
 
@@ -279,17 +295,20 @@ def test_prices_are_found_again_from_the_times_they_predict() -> None:
         truth = {"call_s": 7e-6, "inproc.latency_s": 3e-6, "inproc.byte_s": 8e-10, "byte_reduced_s": 5e-10}
         samples = [
             fit.Sample(collective, name, nbytes, False, pricer.seconds(nbytes, False, truth))
-            for collective, name in [("all_reduce", "ring"), ("broadcast", "binomial"), ("all_gather", "direct")]
-            for pricer in [pycomm._core.Pricer(comm._core, collective, name)]
+            for collective, name in [
+                ("all_reduce", "ring"),
+                ("broadcast", "binomial"),
+                ("all_gather", "direct"),
+            ]
+            for pricer in [_core.Pricer(comm._core, collective, name)]
             for nbytes in (8, 4096, 1 << 16, 1 << 20)
         ]
         found = fit.prices(comm._core, samples, time.monotonic() + 20)
-        again = [
-            pycomm._core.Pricer(comm._core, one.collective, one.algorithm).seconds(one.nbytes, False, found)
+        return [
+            _core.Pricer(comm._core, one.collective, one.algorithm).seconds(one.nbytes, False, found)
             / one.seconds
             for one in samples
         ]
-        return again
 
     for ratios in run_threads(2, fitted, transport="inproc"):
         assert np.allclose(ratios, 1, atol=0.1)
@@ -297,8 +316,20 @@ def test_prices_are_found_again_from_the_times_they_predict() -> None:
 
 def test_what_tune_measured_is_what_init_reads(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
-    job = run(2, "-m", "pycomm.tune", "--seconds", "2", "--max", "4096", "--collectives", "all_reduce,gather",
-              "--write", str(path), limit_s=60)
+    job = run(
+        2,
+        "-m",
+        "pycomm.tune",
+        "--seconds",
+        "2",
+        "--max",
+        "4096",
+        "--collectives",
+        "all_reduce,gather",
+        "--write",
+        str(path),
+        limit_s=60,
+    )
     assert job.status == 0 and str(path) in job.stdout, job
     content = json.loads(path.read_text())
     (measured,) = content["groups"]
