@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <set>
 #include <utility>
 
 #include "core/error.h"
@@ -45,7 +44,7 @@ class ScriptWriter {
 
   void add(int rank, const Plan& plan) {
     rank_ = rank;
-    received_.clear();
+    holds_.clear();
     script_.moves.emplace_back();
     for (stage_ = 0; stage_ < static_cast<int>(plan.stages.size()); ++stage_) {
       const std::vector<Step>& steps = plan.stages[stage_].steps;
@@ -53,8 +52,7 @@ class ScriptWriter {
       for (const Step& step : steps) {
         if (step.op != Op::send && step.op != Op::meet) continue;
         for (const int peer : step.peers) message(Kind::send, peer, step.op == Op::meet);
-        if (step.op == Op::send && received_.contains(place(step.src, step.chunk)))
-          script_.sends_once = false;
+        if (step.op == Op::send && at(step.src, step.chunk) == Holds::partial_sum) script_.sends_once = false;
       }
       for (const Step& step : steps) add_incoming_or_local(step);
     }
@@ -84,22 +82,18 @@ class ScriptWriter {
     }
   }
 
-  using Place = std::pair<int, int>;  // buffer and chunk; a scratch slot holds one of any number
-  static Place place(Buffer buffer, int chunk) { return {buffer.id, is_scratch(buffer) ? 0 : chunk}; }
+  // What places hold on this rank; a partial sum: of something received among others.
+  enum class Holds { own, received, partial_sum };
+  Holds& at(Buffer buffer, int chunk) { return holds_[{buffer.id, is_scratch(buffer) ? 0 : chunk}]; }
 
-  // Which places hold what was received and is not a complete sum.
   void follow(const Step& step) {
-    const Place dst = place(step.dst, step.chunk);
-    bool received = step.op == Op::recv || step.op == Op::recv_reduce;
-    if (step.op == Op::copy) received = received_.contains(place(step.src, step.chunk));
-    for (const Buffer source : step.sources) received |= received_.contains(place(source, step.chunk));
-    const bool sums = step.op == Op::recv_reduce || step.op == Op::reduce || step.op == Op::reduce_from;
-    if (sums && !step.final) script_.sums_once = false;
-    if (step.op == Op::send || step.op == Op::meet || step.op == Op::store_to) return;
-    if (received && !step.final)
-      received_.insert(dst);
-    else
-      received_.erase(dst);
+    if (step.op == Op::recv) at(step.dst, step.chunk) = Holds::received;
+    if (step.op == Op::copy) at(step.dst, step.chunk) = at(step.src, step.chunk);
+    if (step.op != Op::recv_reduce && step.op != Op::reduce && step.op != Op::reduce_from) return;
+    bool received = step.op == Op::recv_reduce;
+    for (const Buffer source : step.sources) received |= at(source, step.chunk) != Holds::own;
+    at(step.dst, step.chunk) = received && !step.final ? Holds::partial_sum : Holds::own;
+    script_.sums_once &= step.final;
   }
 
   void message(Kind kind, int peer, bool meets) {
@@ -122,7 +116,7 @@ class ScriptWriter {
   // Messages from one rank to another are received in the order in which they are sent.
   std::map<std::pair<int, int>, std::vector<std::int32_t>> numbers_;
   std::map<std::pair<int, int>, std::size_t> departed_, arrived_;
-  std::set<Place> received_;  // on this rank
+  std::map<std::pair<int, int>, Holds> holds_;  // by buffer and chunk; scratch slots hold one of any number
 };
 
 // When something begins to be there (its first segment), and when all of it is.

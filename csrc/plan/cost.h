@@ -42,7 +42,7 @@ class Costing {
 
   double seconds(const Load& load, const Prices& prices) const;
   // Every sum is rounded once: of 16-bit elements because it is taken in one step; on lossy wires (`lossy`)
-  // because no rank sends what holds something that it received, before the sum is complete.
+  // because no rank sends a partial sum of what it received.
   bool rounds_once(bool lossy) const { return lossy ? sends_once_ : sums_once_; }
 
  private:
