@@ -56,7 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Measures which algorithm is the fastest, by size, and keeps the table.",
     )
     add = parser.add_argument
-    add("--seconds", type=float, default=60.0, help="for all of it, about (default %(default)s)")
+    add(
+        "--seconds",
+        type=float,
+        default=60.0,
+        help="for all of it; what is left of longer vectors then is not measured (default %(default)s)",
+    )
     add("--write", type=Path, metavar="FILE", help=f"the table (default {tuned.default_path()})")
     add("--collectives", default=",".join(COLLECTIVES), help="by comma (default: all)")
     add(
@@ -102,8 +107,9 @@ def measure(comm: pycomm.Communicator, collectives: Sequence[str], largest: int,
     times: Times = {}
     for number, point in enumerate(points):
         # All ranks must make as many calls: rank 0's clock decides.
-        left = comm.broadcast(np.array([end - time.monotonic()]))[0]
-        times[point] = bench.measure(point, max(0.0, left) / (len(points) - number))
+        left = float(comm.broadcast(np.array([end - time.monotonic()]))[0])
+        if left > 0:
+            times[point] = bench.measure(point, left / (len(points) - number))
     return times
 
 
@@ -129,14 +135,16 @@ class _Bench:
     def measure(self, point: Point, seconds: float) -> dict[str, float]:
         """Median seconds by algorithm. Collective."""
         calls = {name: self._call(point, name) for name in point.algorithms}
-        once = {name: self._time(call, 2)[-1] for name, call in calls.items()}
-        worst = self._worst(np.array(list(once.values())))
-        turn = float(seconds / TURNS / len(calls))
-        found: dict[str, list[float]] = {name: [] for name in calls}
-        for _ in range(TURNS):
-            for (name, call), expected in zip(calls.items(), worst, strict=True):
-                # Rewriting and meeting take about as long again.
-                found[name] += self._time(call, int(np.clip(turn / (2 * expected + 20e-6), 1, 40)) + 1)[1:]
+        begin = time.perf_counter()
+        found = {name: self._time(call, 2)[1:] for name, call in calls.items()}
+        # A call with all that goes with it, on the slowest rank.
+        each = float(self._worst(np.array([time.perf_counter() - begin]))[0]) / (2 * len(calls))
+        affordable = seconds / each / len(calls) - 2  # further calls of each
+        turns = int(np.clip(affordable / 2, 0, TURNS))
+        for _ in range(turns):
+            for name, call in calls.items():
+                # The first call of a turn brings its code back into the caches.
+                found[name] += self._time(call, int(np.clip(affordable / turns, 2, 40)))[1:]
         return {name: float(np.median(self._worst(np.array(all_)))) for name, all_ in found.items()}
 
     def _time(self, call: tuple[Callable[[], Any], Callable[[], Any]], count: int) -> list[float]:

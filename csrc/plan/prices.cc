@@ -37,21 +37,21 @@ const LinkPrice& Prices::link(const std::string& kind) const {
 }
 
 const Prices& built_in_prices() {
-  static const Prices prices = {.call_s = 1e-6,
-                                .byte_reduced_s = 0.1e-9,
-                                .byte_copied_s = 0.1e-9,
-                                .byte_read_s = 0.05e-9,
-                                .byte_stored_s = 0.1e-9,
-                                .byte_coded_s = 0.2e-9,
-                                .switch_s = 5e-6,
-                                .half_factor = 2,
-                                .far_factor = 2,
-                                .cache_bytes = 32 << 20,
-                                .links = {{"inproc", {0.5e-6, 0.3e-6, 0.1e-9}},
-                                          {"inproc_mapped", {0.5e-6, 0.3e-6, 0.1e-9}},
-                                          {"mpi", {0.5e-6, 0.5e-6, 0.2e-9}},
-                                          {"mpi/network", {25e-6, 2e-6, 8.5e-9}},
-                                          {"shm", {0.2e-6, 0.2e-6, 0.1e-9}}}};
+  static const Prices prices = {.call_s = 2.6e-6,
+                                .byte_reduced_s = 1.6e-11,
+                                .byte_copied_s = 2.0e-11,
+                                .byte_read_s = 1.65e-11,
+                                .byte_stored_s = 1.5e-11,
+                                .byte_coded_s = 1.0e-10,
+                                .switch_s = 8.7e-6,
+                                .half_factor = 0.95,
+                                .far_factor = 7.9,
+                                .cache_bytes = 5.9e6,
+                                .links = {{"inproc", {3e-8, 1.9e-7, 3.0e-11}},
+                                          {"inproc_mapped", {3e-8, 1.9e-7, 3.0e-11}},
+                                          {"mpi", {1e-6, 1e-6, 1e-10}},
+                                          {"mpi/network", {25e-6, 2e-6, 8.4e-9}},
+                                          {"shm", {3e-8, 1.9e-7, 3.0e-11}}}};
   return prices;
 }
 
