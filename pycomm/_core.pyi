@@ -4,7 +4,7 @@ The collectives engine. Use it through the package pycomm.
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Bucketer', 'Communicator', 'Engine', 'Mail', 'Mailbox', 'Memory', 'OwnAlgorithm', 'Persistent', 'ThreadWorld', 'Trace', 'Work', 'algorithms', 'allocate', 'available_isas', 'codecs', 'isa', 'libmpi_path', 'mpi_abort', 'mpi_info', 'plan_text', 'supports', 'transports']
+__all__: list[str] = ['Bucketer', 'Communicator', 'Engine', 'Mail', 'Mailbox', 'Memory', 'OwnAlgorithm', 'Persistent', 'Pricer', 'ThreadWorld', 'Trace', 'Work', 'algorithms', 'allocate', 'available_isas', 'check_table', 'codecs', 'explain', 'group_facts', 'isa', 'libmpi_path', 'mpi_abort', 'mpi_info', 'plan_text', 'prices', 'supports', 'transports']
 class Work:
     def abandon(self, why: str) -> None:
         ...
@@ -65,7 +65,7 @@ class ThreadWorld:
         ...
 class Engine:
     @staticmethod
-    def create(rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, handles: collections.abc.Mapping[str, typing.SupportsInt | typing.SupportsIndex], progress_thread: bool, transports: collections.abc.Sequence[str], world: ThreadWorld | None = None, trace_events: typing.SupportsInt | typing.SupportsIndex = 0) -> Engine:
+    def create(rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, handles: collections.abc.Mapping[str, typing.SupportsInt | typing.SupportsIndex], progress_thread: bool, transports: collections.abc.Sequence[str], world: ThreadWorld | None = None, trace_events: typing.SupportsInt | typing.SupportsIndex = 0, table: str = '') -> Engine:
         """
         Collective: connects this rank with the others.
         """
@@ -226,6 +226,13 @@ class Memory:
     """
     Bytes that peers can address, until it is collected.
     """
+class Pricer:
+    def __init__(self, communicator: Communicator, collective: str, algorithm: str) -> None:
+        ...
+    def seconds(self, nbytes: typing.SupportsInt | typing.SupportsIndex, half: bool, prices: collections.abc.Mapping[str, typing.SupportsFloat | typing.SupportsIndex]) -> float:
+        """
+        The algorithm's price; what `prices` does not name has its built-in value.
+        """
 def algorithms() -> dict[str, dict[str, typing.Any]]:
     ...
 def allocate(communicator: Communicator, bytes: typing.SupportsInt | typing.SupportsIndex) -> Memory | None:
@@ -234,8 +241,20 @@ def allocate(communicator: Communicator, bytes: typing.SupportsInt | typing.Supp
     """
 def available_isas() -> list[str]:
     ...
+def check_table(lines: str) -> None:
+    """
+    Raises InvalidArgument for the text of a table that is none.
+    """
 def codecs() -> dict[str, dict[str, typing.Any]]:
     ...
+def explain(communicator: Communicator, collective: str, nbytes: typing.SupportsInt | typing.SupportsIndex, dtype: str, codec: str, uneven: bool, algorithm: str) -> dict[str, typing.Any]:
+    """
+    How the algorithm of such a call is chosen. Local.
+    """
+def group_facts(communicator: Communicator) -> dict[str, typing.Any]:
+    """
+    What the choice knows of a communicator's ranks.
+    """
 def isa() -> str:
     """
     The instruction set of the kernels in use.
@@ -251,6 +270,10 @@ def mpi_info() -> dict[str, typing.Any]:
 def plan_text(collective: str, algorithm: str, rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, root: typing.SupportsInt | typing.SupportsIndex) -> str:
     """
     The plan of a registered algorithm.
+    """
+def prices(communicator: Communicator) -> dict[str, float]:
+    """
+    By which the plans of a communicator are priced, in seconds.
     """
 def supports(algorithm: str, size: typing.SupportsInt | typing.SupportsIndex) -> bool:
     """
