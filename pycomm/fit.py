@@ -67,7 +67,8 @@ def prices(core: _core.Communicator, samples: Sequence[Sample], deadline: float)
 
 def minimum(residuals: Callable[[Vector], Vector], start: Vector, deadline: float) -> Vector:
     """Where the sum of squares is least, near `start`; the best so far when the time is up."""
-    at, here, damping = start, residuals(start), 1e-2
+    at: Vector = start
+    here, damping = residuals(start), 1e-2
     for _ in range(STEPS):
         slopes = np.stack([(residuals(at + step) - here) / 1e-4 for step in 1e-4 * np.eye(len(at))], axis=1)
         normal = slopes.T @ slopes
