@@ -30,12 +30,13 @@ struct Prices {
   // The numbers by name ("call_s", "shm.byte_s"): what tables hold and fits change.
   double* find(const std::string& name);
   std::vector<std::string> names() const;
-  // Of a kind that nobody measured, those of the transport whose name it begins with, else of "mpi".
+  // Of a kind that has no price, those of mpi, over a network or not.
   const LinkPrice& link(const std::string& kind) const;
 };
 
-// Measured with python -m pycomm.tune on 2 cores (AMD EPYC, 32 MB of last-level cache); "mpi/network" is
-// Open MPI over 1 Gbit/s TCP.
+// Fitted to python -m pycomm.tune of 2 and of 4 ranks on 2 cores (AMD EPYC, 32 MB of last-level cache), those
+// of "mpi" to two ranks over Open MPI there; "mpi/network" is the rate of a 1 Gbit/s wire and a latency that
+// is usual there, coding that of the kernels. Another machine should be measured.
 const Prices& built_in_prices();
 
 }  // namespace pycomm
