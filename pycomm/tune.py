@@ -30,6 +30,7 @@ REDUCING = ("all_reduce", "reduce_scatter", "reduce")
 SIZES = tuple(8 << shift for shift in range(0, 25, 3))  # 8 bytes to 128 MiB
 TURNS = 5  # of each algorithm at a size
 FIT_SHARE = 0.1  # of the time
+FIT_S = 3.0  # seconds that the fit may take in any case; it needs less than one for few ranks
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begin = time.monotonic()
     times = measure(comm, names, options.max, options.seconds * (1 - FIT_SHARE))
     if comm.rank == 0:
-        group = group_of(comm, times, begin + options.seconds)
+        group = group_of(comm, times, max(begin + options.seconds, time.monotonic() + FIT_S))
         tuned.write(path, tuned.merged(_earlier(path), group))
         print(report(times))
         print(f"\n{len(times)} points in {time.monotonic() - begin:.0f} s; written: {path}")

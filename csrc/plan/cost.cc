@@ -36,7 +36,8 @@ namespace {
 using Kind = Move::Kind;
 
 constexpr double kRegionsBytes = 32;   // what ranks tell each other when they meet
-constexpr double kInlineBytes = 4056;  // a longer first message follows its header
+constexpr double kInlineBytes = 4056;  // a longer first message follows its header ...
+constexpr double kHeaderMessages = 2;  // ... and is received late, which costs about another message
 
 class ScriptWriter {
  public:
@@ -74,7 +75,8 @@ class ScriptWriter {
       case Op::copy:
         return local(Kind::copy, 1);
       case Op::reduce:
-        return local(Kind::reduce, step.sources.size() - 1);
+        // From slots that have left the cache; of a recv_reduce one operand has just come into it.
+        return local(Kind::reduce, step.sources.size());
       case Op::reduce_from:
         return local(Kind::read, step.peers.size());
       case Op::store_to:
@@ -218,7 +220,8 @@ class Play {
     return move.meets ? kRegionsBytes : chunk_bytes_ * load_.wire_ratio;
   }
   double messages_of(const Move& move, double bytes) const {
-    return std::max(1.0, std::ceil(bytes / load_.segment_bytes)) + (move.opens && bytes > kInlineBytes);
+    const double header = move.opens && bytes > kInlineBytes ? kHeaderMessages : 0;
+    return std::max(1.0, std::ceil(bytes / load_.segment_bytes)) + header;
   }
 
   void send(int number, Rank& rank, const Move& move) {

@@ -49,7 +49,7 @@ const Prices& built_in_prices() {
                                 .cache_bytes = 5.9e6,
                                 .links = {{"inproc", {3e-8, 1.9e-7, 3.0e-11}},
                                           {"inproc_mapped", {3e-8, 1.9e-7, 3.0e-11}},
-                                          {"mpi", {4e-7, 4e-7, 6.5e-11}},
+                                          {"mpi", {3e-8, 3.9e-7, 8.2e-11}},
                                           {"mpi/network", {25e-6, 2e-6, 8.4e-9}},
                                           {"shm", {3e-8, 1.9e-7, 3.0e-11}}}};
   return prices;

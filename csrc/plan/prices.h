@@ -16,7 +16,7 @@ struct LinkPrice {
 
 struct Prices {
   double call_s = 0;          // any call, however small
-  double byte_reduced_s = 0;  // gamma: per byte of each operand but the first
+  double byte_reduced_s = 0;  // gamma: per byte of an operand
   double byte_copied_s = 0;   // within a rank
   double byte_read_s = 0;     // of a peer's memory and our own, per operand
   double byte_stored_s = 0;   // to one peer's memory
