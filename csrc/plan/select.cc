@@ -15,6 +15,8 @@ constexpr int kRoundOnceRanks = 16;
 
 constexpr int kHalfWidth = 2, kWidth = 4;  // of elements, as tables know them: 16-bit ones and all others
 
+constexpr double kEqual = 1e-6;
+
 // Sizes that share a choice: a power of two is cut in four.
 int size_class(std::int64_t bytes) {
   if (bytes < 4) return static_cast<int>(std::max<std::int64_t>(bytes, 0));
@@ -103,12 +105,13 @@ std::vector<Candidate> Selector::candidates(const Choice& choice) {
   return all;
 }
 
-// The first in order of name among equals.
+// The first in order of name among equals; mathematics libraries of different processors may differ in the
+// last digits, and all ranks must choose alike.
 const Candidate* Selector::cheapest(const std::vector<Candidate>& candidates, bool measured) {
   const Candidate* best = nullptr;
   for (const Candidate& candidate : candidates)
     if (candidate.lacks.empty() && (!measured || candidate.table_s > 0) &&
-        (!best || candidate.seconds() < best->seconds()))
+        (!best || candidate.seconds() < (1 - kEqual) * best->seconds()))
       best = &candidate;
   return best;
 }
