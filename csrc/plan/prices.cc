@@ -38,20 +38,20 @@ const LinkPrice& Prices::link(const std::string& kind) const {
 
 const Prices& built_in_prices() {
   static const Prices prices = {.call_s = 2.6e-6,
-                                .byte_reduced_s = 1.6e-11,
-                                .byte_copied_s = 2.0e-11,
-                                .byte_read_s = 1.65e-11,
-                                .byte_stored_s = 1.5e-11,
+                                .byte_reduced_s = 1.1e-11,
+                                .byte_copied_s = 1.6e-11,
+                                .byte_read_s = 1.35e-11,
+                                .byte_stored_s = 1.35e-11,
                                 .byte_coded_s = 1.0e-10,
-                                .switch_s = 8.7e-6,
-                                .half_factor = 0.95,
-                                .far_factor = 7.9,
-                                .cache_bytes = 5.9e6,
-                                .links = {{"inproc", {3e-8, 1.9e-7, 3.0e-11}},
-                                          {"inproc_mapped", {3e-8, 1.9e-7, 3.0e-11}},
-                                          {"mpi", {3e-8, 3.9e-7, 8.2e-11}},
+                                .switch_s = 9.6e-6,
+                                .half_factor = 1.4,
+                                .far_factor = 7.0,
+                                .cache_bytes = 6.0e6,
+                                .links = {{"inproc", {1.4e-7, 1.1e-7, 2.6e-11}},
+                                          {"inproc_mapped", {1.4e-7, 1.1e-7, 2.6e-11}},
+                                          {"mpi", {2e-8, 3.7e-7, 8.4e-11}},
                                           {"mpi/network", {25e-6, 2e-6, 8.4e-9}},
-                                          {"shm", {3e-8, 1.9e-7, 3.0e-11}}}};
+                                          {"shm", {1.4e-7, 1.1e-7, 2.6e-11}}}};
   return prices;
 }
 
