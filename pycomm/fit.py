@@ -18,7 +18,7 @@ from pycomm import _core
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
-PULL = 0.1  # weight of a price's distance from its start, beside that of a time's
+PULL = 0.03  # weight of a price's distance from its start, beside that of a time's
 CLIP = 1.0  # a time further off than a factor of e counts less and less
 STEPS = 60
 

@@ -321,7 +321,7 @@ def test_what_tune_measured_is_what_init_reads(tmp_path: Path) -> None:
         "-m",
         "pycomm.tune",
         "--seconds",
-        "2",
+        "30",
         "--max",
         "4096",
         "--collectives",
