@@ -1,4 +1,4 @@
-"""`python -m bench collectives …`, `… training …` (under a launcher) and `… report …`."""
+"""`python -m bench collectives …`, `… selection …`, `… training …` (under a launcher) and `… report …`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "collectives": "time collectives of pycomm and its peers, interleaved in one run",
+    "selection": "time the automatic choice of algorithm against every forced one",
     "training": "time whole training steps, interleaved in one run",
     "report": "turn results into Markdown tables",
 }

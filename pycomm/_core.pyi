@@ -4,7 +4,7 @@ The collectives engine. Use it through the package pycomm.
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Bucketer', 'Communicator', 'Engine', 'Mail', 'Mailbox', 'Memory', 'OwnAlgorithm', 'Persistent', 'ThreadWorld', 'Trace', 'Work', 'algorithms', 'allocate', 'available_isas', 'codecs', 'isa', 'libmpi_path', 'mpi_abort', 'mpi_info', 'plan_text', 'supports', 'transports']
+__all__: list[str] = ['Bucketer', 'Communicator', 'Engine', 'Mail', 'Mailbox', 'Memory', 'OwnAlgorithm', 'Persistent', 'Pricer', 'ThreadWorld', 'Trace', 'Work', 'algorithms', 'allocate', 'available_isas', 'check_table', 'codecs', 'explain', 'group_facts', 'isa', 'libmpi_path', 'mpi_abort', 'mpi_info', 'plan_text', 'prices', 'supports', 'transports']
 class Work:
     def abandon(self, why: str) -> None:
         ...
@@ -65,7 +65,7 @@ class ThreadWorld:
         ...
 class Engine:
     @staticmethod
-    def create(rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, handles: collections.abc.Mapping[str, typing.SupportsInt | typing.SupportsIndex], progress_thread: bool, transports: collections.abc.Sequence[str], world: ThreadWorld | None = None, trace_events: typing.SupportsInt | typing.SupportsIndex = 0, nodes: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = []) -> Engine:
+    def create(rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, handles: collections.abc.Mapping[str, typing.SupportsInt | typing.SupportsIndex], progress_thread: bool, transports: collections.abc.Sequence[str], world: ThreadWorld | None = None, trace_events: typing.SupportsInt | typing.SupportsIndex = 0, table: str = '') -> Engine:
         """
         Collective: connects this rank with the others.
         """
@@ -97,9 +97,9 @@ class Engine:
     def warnings(self) -> list[str]:
         ...
 class OwnAlgorithm:
-    def __init__(self, collective: str, root: typing.SupportsInt | typing.SupportsIndex, name: str, plans: collections.abc.Sequence[str], rank: typing.SupportsInt | typing.SupportsIndex, nodes: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
+    def __init__(self, collective: str, root: typing.SupportsInt | typing.SupportsIndex, name: str, plans: collections.abc.Sequence[str], rank: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
-        Proves the plans of all ranks right, and readies this rank's. `nodes`: a number for each rank, equal on ranks of one node. Raises InvalidArgument.
+        Proves the plans of all ranks right, and readies this rank's. Raises InvalidArgument.
         """
     @property
     def digest(self) -> int:
@@ -115,11 +115,11 @@ class Communicator:
         ...
     def preferred_segment_bytes(self, world_ranks: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> int:
         ...
-    def run(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str | OwnAlgorithm, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, order: str) -> None:
+    def run(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str | OwnAlgorithm, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> None:
         """
         Blocks until the operation is done.
         """
-    def start(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str | OwnAlgorithm, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, order: str) -> Work:
+    def start(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str | OwnAlgorithm, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> Work:
         """
         Starts an operation and does not block.
         """
@@ -131,9 +131,6 @@ class Communicator:
         """
     @property
     def context(self) -> int:
-        ...
-    @property
-    def nodes(self) -> list[list[int]]:
         ...
     @property
     def rank(self) -> int:
@@ -148,7 +145,7 @@ class Communicator:
     def world_ranks(self) -> list[int]:
         ...
 class Persistent:
-    def __init__(self, communicator: Communicator, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str | OwnAlgorithm, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, order: str) -> None:
+    def __init__(self, communicator: Communicator, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str | OwnAlgorithm, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> None:
         """
         Checks and plans a call; moves nothing.
         """
@@ -161,7 +158,7 @@ class Persistent:
         Starts it and does not block.
         """
 class Bucketer:
-    def __init__(self, communicator: Communicator, buffers: collections.abc.Sequence[typing.Any], dtypes: collections.abc.Sequence[str], slots: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], op: str, codec: str, algorithm: str, order: str, launch_when_full: bool, soon: bool) -> None:
+    def __init__(self, communicator: Communicator, buffers: collections.abc.Sequence[typing.Any], dtypes: collections.abc.Sequence[str], slots: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], op: str, codec: str, algorithm: str, launch_when_full: bool, soon: bool) -> None:
         ...
     def filled(self, slot: typing.SupportsInt | typing.SupportsIndex) -> bool:
         ...
@@ -229,6 +226,13 @@ class Memory:
     """
     Bytes that peers can address, until it is collected.
     """
+class Pricer:
+    def __init__(self, communicator: Communicator, collective: str, algorithm: str) -> None:
+        ...
+    def seconds(self, nbytes: typing.SupportsInt | typing.SupportsIndex, half: bool, prices: collections.abc.Mapping[str, typing.SupportsFloat | typing.SupportsIndex]) -> float:
+        """
+        The algorithm's price; what `prices` does not name has its built-in value.
+        """
 def algorithms() -> dict[str, dict[str, typing.Any]]:
     ...
 def allocate(communicator: Communicator, bytes: typing.SupportsInt | typing.SupportsIndex) -> Memory | None:
@@ -237,8 +241,20 @@ def allocate(communicator: Communicator, bytes: typing.SupportsInt | typing.Supp
     """
 def available_isas() -> list[str]:
     ...
+def check_table(lines: str) -> None:
+    """
+    Raises InvalidArgument for the text of a table that is none.
+    """
 def codecs() -> dict[str, dict[str, typing.Any]]:
     ...
+def explain(communicator: Communicator, collective: str, nbytes: typing.SupportsInt | typing.SupportsIndex, dtype: str, codec: str, uneven: bool, algorithm: str) -> dict[str, typing.Any]:
+    """
+    How the algorithm of such a call is chosen. Local.
+    """
+def group_facts(communicator: Communicator) -> dict[str, typing.Any]:
+    """
+    What the choice knows of a communicator's ranks.
+    """
 def isa() -> str:
     """
     The instruction set of the kernels in use.
@@ -251,9 +267,13 @@ def mpi_abort(code: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
 def mpi_info() -> dict[str, typing.Any]:
     ...
-def plan_text(collective: str, algorithm: str, rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, root: typing.SupportsInt | typing.SupportsIndex, nodes: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = []) -> str:
+def plan_text(collective: str, algorithm: str, rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, root: typing.SupportsInt | typing.SupportsIndex) -> str:
     """
-    The plan of a registered algorithm. `nodes`: a number for each rank, equal on ranks of one node.
+    The plan of a registered algorithm.
+    """
+def prices(communicator: Communicator) -> dict[str, float]:
+    """
+    By which the plans of a communicator are priced, in seconds.
     """
 def supports(algorithm: str, size: typing.SupportsInt | typing.SupportsIndex) -> bool:
     """

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,23 +12,13 @@ import numpy as np
 from pycomm import _core
 from pycomm.communicator import Communicator
 from pycomm.errors import InvalidArgument
+from pycomm.tensors import DTYPES, dtype_name
 from pycomm.work import wait_for
 
 ALIGNMENT = 64  # elements: where slots start
 
-# Canonical names, by the names that torch and NumPy use.
-_DTYPES = {
-    "float64": "f64",
-    "float32": "f32",
-    "float16": "f16",
-    "bfloat16": "bf16",
-    "int64": "i64",
-    "int32": "i32",
-    "uint8": "u8",
-    "int8": "i8",
-}
 # NumPy has no bfloat16: its bits are shown as uint16.
-_NUMPY = {name: np.dtype("uint16" if name == "bfloat16" else name) for name in _DTYPES}
+_NUMPY = {name: np.dtype("uint16" if name == "bfloat16" else name) for name in DTYPES}
 
 
 @dataclass(frozen=True)
@@ -86,7 +75,7 @@ class Buckets:
         self._core = _core.Bucketer(
             comm._core,
             [flat.view(np.uint8) for flat in self.flat],
-            [_DTYPES[name] for name in dtypes],
+            [DTYPES[name] for name in dtypes],
             self._places,
             op,
             codec or "",
@@ -187,7 +176,7 @@ def layout(
     elements and dtype of each bucket. Allocates nothing."""
     if bucket_bytes < 1:
         raise InvalidArgument(f"bucket_bytes is {bucket_bytes}; expected at least 1")
-    dtypes = [_dtype_name(slot.dtype) for slot in slots]
+    dtypes = [dtype_name(slot.dtype, "a slot") for slot in slots]
     open_bucket: dict[tuple[int, str], list[int]] = {}
     done: list[list[int]] = []
     for i, slot in enumerate(slots):
@@ -208,16 +197,6 @@ def layout(
             offset += _padded(slots[i].count)
         sizes.append(offset)
     return places, sizes, [dtypes[members[0]] for members in done]
-
-
-def _dtype_name(dtype: Any) -> str:
-    name = str(dtype).removeprefix("torch.")
-    if name not in _DTYPES:
-        with contextlib.suppress(TypeError):
-            name = np.dtype(dtype).name
-    if name not in _DTYPES:
-        raise InvalidArgument(f"a slot has dtype {dtype}; expected one of {', '.join(_DTYPES)}")
-    return name
 
 
 def _padded(count: int) -> int:

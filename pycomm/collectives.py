@@ -70,8 +70,8 @@ class Collectives(ABC):
         """Reduce `x` over all ranks; every rank gets the whole result. Blocks.
 
         x: any shape; overwritten with the result unless `out` (same dtype and element count) is given.
-        Returns the array that holds the result. Default algorithms: ring (Patarasuk and Yuan 2009), recursive
-        doubling (Thakur, Rabenseifner, Gropp 2005) for small arrays, direct for 16-bit data and wires.
+        Returns the array that holds the result. `explain()` says by which algorithm; among them
+        are ring (Patarasuk and Yuan 2009) and recursive doubling (Thakur, Rabenseifner, Gropp 2005).
 
         >>> comm.all_reduce(np.ones(3, np.float32))   # on 2 ranks
         array([2., 2., 2.], dtype=float32)

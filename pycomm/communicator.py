@@ -13,12 +13,13 @@ import numpy as np
 
 from pycomm import _core
 from pycomm.errors import InvalidArgument, MismatchError
+from pycomm.explain import Explanation, explain
 from pycomm.grouped import Grouped
 from pycomm.mailbox import Mailbox, mailbox_of
 from pycomm.persistent import Persistent, PersistentCollectives
 from pycomm.plans import is_registered, prove
 from pycomm.request import Request
-from pycomm.tensors import empty_on, item_bytes
+from pycomm.tensors import dtype_name, empty_on, item_bytes
 from pycomm.work import Work
 
 T = TypeVar("T")
@@ -162,6 +163,28 @@ class Communicator(PersistentCollectives):
     def cores(self) -> int:
         """How many cores this rank has for itself (at least 1)."""
         return self._world.cores
+
+    def explain(
+        self,
+        collective: str,
+        nbytes: int,
+        dtype: Any = np.float32,
+        codec: str | None = None,
+        algorithm: str | None = None,
+        counts: bool = False,
+    ) -> Explanation:
+        """How such a call is served: by which algorithm, chosen by what, over which transports, and how long
+        each candidate is predicted to take. Local; moves nothing. `print()` shows it.
+
+        nbytes: of the whole vector, what a rank reduces or an all_gather makes; of all_to_all, what each rank
+        gives. algorithm, codec and dtype: as the call has them. counts: whether the call chooses the sizes of
+        its parts. Raises InvalidArgument for names that there are not.
+
+        >>> comm.explain("all_reduce", 1 << 20).by
+        'model'
+        """
+        name = dtype_name(dtype, "the call")
+        return explain(self._core, collective, nbytes, name, codec or "", counts, algorithm or "")
 
     def abort(self, why: str) -> None:
         """Break this communicator on all ranks: pending and later operations raise `Aborted` with `why`. Does

@@ -10,10 +10,12 @@ from typing import Any
 
 from pycomm import _core
 from pycomm.errors import InvalidArgument
+from pycomm.tuned import default_path, load
 
 
 def info() -> dict[str, Any]:
-    """Versions, MPI, instruction sets, transports, algorithms, codecs. Starts no MPI; does not block."""
+    """Versions, MPI, instruction sets, transports, algorithms, codecs, the table of
+    measured times. Starts no MPI; does not block."""
     mpi = _core.mpi_info()
     return {
         "pycomm": _core.__version__,
@@ -28,6 +30,7 @@ def info() -> dict[str, Any]:
         "transports": _core.transports(),
         "algorithms": _core.algorithms(),
         "codecs": _core.codecs(),
+        "tuned": _table(),
         "missing": _missing(mpi),
     }
 
@@ -39,6 +42,18 @@ def check_transports(names: Iterable[str]) -> None:
         if name not in known:
             why = _missing(mpi).get(name, "unknown")
             raise InvalidArgument(f"transport '{name}': {why}; there is {', '.join(known)}")
+
+
+def _table() -> str:
+    """The table of measured times that rank 0 would use here, or why there is none."""
+    lines, warning = load()
+    if lines.startswith("!") or warning:
+        return warning or lines[1:]
+    if not lines:
+        return f"none at {default_path()}: python -m pycomm.launch -n N -m pycomm.tune measures one"
+    groups = [line.split()[1:] for line in lines.splitlines() if line.startswith("group ")]
+    found = ", ".join(f"{ranks} ranks over {links}" for ranks, _, links in groups)
+    return f"{os.environ.get('PYCOMM_TUNED') or default_path()}: {found}"
 
 
 def _missing(mpi: dict[str, Any]) -> dict[str, str]:

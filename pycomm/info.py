@@ -25,6 +25,7 @@ def _print() -> None:
             ]
         )
         print(f"{'algorithms' if i == 0 else '':12} {name:32} {row['summary']}{notes}")
+    print(f"tuned        {facts['tuned']}")
     for i, (name, why) in enumerate(facts["missing"].items()):
         print(f"{'missing' if i == 0 else '':12} {name:22} {why}")
 

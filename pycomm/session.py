@@ -19,6 +19,7 @@ from pycomm.communicator import Communicator, World
 from pycomm.errors import Aborted, InvalidArgument, TransportError
 from pycomm.features import check_transports
 from pycomm.trace import Recording, wanted
+from pycomm.tuned import load
 
 # Variables by which launchers say how many processes they started.
 _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS")
@@ -242,8 +243,10 @@ def _connect(
 ) -> Communicator:
     check_transports(filter(None, os.environ.get("PYCOMM_TRANSPORTS", "").split(",")))
     cores = _own_cores(nodes.count(nodes[rank]))
-    engine = _core.Engine.create(rank, size, handles, _wants_thread(size, cores), [], None, trace_events)
-    for warning in engine.warnings:
+    table, problem = load() if rank == 0 else ("", "")
+    thread = _wants_thread(size, cores)
+    engine = _core.Engine.create(rank, size, handles, thread, [], None, trace_events, table)
+    for warning in [*engine.warnings, *filter(None, [problem])]:
         warnings.warn(warning, stacklevel=4)
     if rank == 0:
         _warn_about_cores(cores, size)

@@ -3,10 +3,25 @@ DLPack and makes results of the kind that was passed in."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
 import numpy as np
+
+from pycomm.errors import InvalidArgument
+
+# What people and libraries call the dtypes, and what the engine does.
+DTYPES = {
+    "float64": "f64",
+    "float32": "f32",
+    "float16": "f16",
+    "bfloat16": "bf16",
+    "int64": "i64",
+    "int32": "i32",
+    "uint8": "u8",
+    "int8": "i8",
+}
 
 
 def is_torch(x: Any) -> bool:
@@ -64,3 +79,15 @@ def part_count(count: int, parts: int, part: int) -> int:
 def nbytes_of(x: Any) -> int:
     """The size of the elements in bytes."""
     return int(x.nbytes) if hasattr(x, "nbytes") else memoryview(x).nbytes
+
+
+def dtype_name(dtype: Any, what: str) -> str:
+    """ "float32" for that, torch.float32, numpy.float32, ... Raises InvalidArgument, about `what`, for one
+    that the engine has not."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        with contextlib.suppress(TypeError):
+            name = np.dtype(dtype).name
+    if name not in DTYPES:
+        raise InvalidArgument(f"{what} has dtype {dtype}; expected one of {', '.join(DTYPES)}")
+    return name

@@ -15,6 +15,7 @@ from pycomm.communicator import Communicator, World
 from pycomm.errors import Timeout
 from pycomm.features import check_transports
 from pycomm.trace import Recording, wanted
+from pycomm.tuned import load
 
 R = TypeVar("R")
 
@@ -103,6 +104,7 @@ class _Rank(threading.Thread):
                 self.world,
                 wanted(self.trace),
                 self.nodes,
+                load()[0] if self.number == 0 else "",
             )
             comm = Communicator(_core.Communicator(engine), World(engine, [0] * self.size, 1))
             recording = Recording.begin(comm, self.trace)

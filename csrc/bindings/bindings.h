@@ -16,5 +16,6 @@ void bind_bucketer(pybind11::module_& m);
 void bind_mailbox(pybind11::module_& m);
 void bind_memory(pybind11::module_& m);
 void bind_info(pybind11::module_& m);
+void bind_selection(pybind11::module_& m);
 
 }  // namespace pycomm::bindings

@@ -23,8 +23,9 @@ void bind_engine(py::module_& m) {
           "create",
           [](int rank, int size, const std::map<std::string, std::uintptr_t>& handles, bool progress_thread,
              const std::vector<std::string>& transports, std::optional<std::shared_ptr<ThreadWorld>> world,
-             std::int64_t trace_events, const std::vector<int>& nodes) {
+             std::int64_t trace_events, const std::vector<int>& nodes, const std::string& table) {
             Settings settings = Settings::from_environment();
+            settings.table = table;
             if (!transports.empty()) settings.transports = transports;
             settings.trace_events = trace_events;
             if (!nodes.empty()) settings.nodes = nodes;
@@ -33,7 +34,8 @@ void bind_engine(py::module_& m) {
           },
           py::arg("rank"), py::arg("size"), py::arg("handles"), py::arg("progress_thread"),
           py::arg("transports"), py::arg("world") = py::none(), py::arg("trace_events") = 0,
-          py::arg("nodes") = std::vector<int>{}, "Collective: connects this rank with the others.")
+          py::arg("nodes") = std::vector<int>{}, py::arg("table") = "",
+          "Collective: connects this rank with the others.")
       .def("close", &Engine::close, py::call_guard<py::gil_scoped_release>(),
            "Stops everything; pending operations fail with Aborted. True when no transport holds a buffer "
            "any more.")

@@ -14,4 +14,5 @@ PYBIND11_MODULE(_core, m) {
   bind_mailbox(m);
   bind_memory(m);
   bind_info(m);
+  bind_selection(m);
 }

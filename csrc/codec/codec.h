@@ -40,4 +40,9 @@ inline const Codec& codec_named(std::string_view name) {
   return Registry<Codec>::instance().get(name, "codec");
 }
 
+// Bytes that travel per byte of data.
+inline double wire_ratio(const Codec& codec, DType dtype) {
+  return static_cast<double>(codec.wire_bytes(1024, dtype)) / (1024 * size_of(dtype));
+}
+
 }  // namespace pycomm

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "plan/select.h"
-
 namespace pycomm {
 namespace {
 
@@ -12,13 +10,6 @@ template <class T>
 std::uint8_t registry_index(const T& entry) {
   const auto& all = Registry<T>::instance().all();
   return static_cast<std::uint8_t>(std::find(all.begin(), all.end(), &entry) - all.begin());
-}
-
-// Whether the algorithm serves this choice with this codec.
-bool serves(const Algorithm& algorithm, const Choice& choice, const Codec& codec) {
-  return (!algorithm.supports || algorithm.supports(choice.size)) &&
-         (codec.lossless || algorithm.lossy_codecs) && keeps(algorithm, choice.order, choice.rounds) &&
-         (!choice.uneven || algorithm.uneven) && (choice.mapped || !algorithm.mapped || choice.size == 1);
 }
 
 // Where the scales go: before the sum where 16 bits hold partial sums or travel on a codec's wire, which
@@ -47,6 +38,19 @@ std::vector<int> nodes_among(const std::vector<int>& world_node_of, const std::v
   return numbered(nodes);
 }
 
+Choice choice_of(const Call& call, const CheckedCall& checked, int size, bool mapped) {
+  const DType dtype = call.input.dtype;
+  return {.collective = call.collective,
+          .size = size,
+          .bytes = checked.count * size_of(dtype),
+          .half = is_half(dtype),
+          .lossy = !checked.codec.lossless,
+          .wire_ratio = wire_ratio(checked.codec, dtype),
+          .mapped = mapped,
+          .uneven = !call.counts.empty(),
+          .order = call.order};
+}
+
 TracedCall traced(const Call& call, const Header& header, const Algorithm& algorithm, const Codec& codec) {
   // Traces keep the view, which the names of registered algorithms outlive.
   const std::string_view name = call.own_algorithm ? std::string_view("own") : algorithm.name;
@@ -71,7 +75,9 @@ Communicator::Communicator(std::shared_ptr<Engine> engine, std::shared_ptr<Group
       group_(std::move(group)),
       segment_bytes_(segment_bytes),
       node_of_(nodes_among(engine_->router().node_of(), group_->world_ranks)),
-      node_count_(static_cast<int>(nodes().size())) {
+      node_count_(static_cast<int>(nodes().size())),
+      selector_(engine_->links().among(group_->world_ranks), node_of_, engine_->crowd(), segment_bytes,
+                engine_->selection()) {
   engine_->driver().announce(group_);
 }
 
@@ -89,31 +95,21 @@ Spec Communicator::spec(const Call& call, int of_rank) const {
   return {call.collective, of_rank, size(), call.root, call.order, node_of_};
 }
 
-const Algorithm& Communicator::choose(const Call& call, const CheckedCall& checked) const {
-  const DType dtype = call.input.dtype;
-  const Choice choice{call.collective,
-                      size(),
-                      checked.count * size_of(dtype),
-                      is_half(dtype) || !checked.codec.lossless,
-                      node_count_ == 1,
-                      !call.counts.empty(),
-                      call.order,
-                      node_count_};
-  const std::string name = call.algorithm.empty() ? select_algorithm(choice) : call.algorithm;
-  const Algorithm& algorithm =
-      call.own_algorithm ? call.own_algorithm->algorithm() : algorithm_named(call.collective, name);
-  if (serves(algorithm, choice, checked.codec)) return algorithm;
-  std::string fitting;
-  for (const Algorithm* other : algorithms_for(call.collective))
-    if (serves(*other, choice, checked.codec)) fitting += (fitting.empty() ? "" : ", ") + short_name(*other);
-  const std::string why = call.own_algorithm ? call.own_algorithm->flaw(call.order) : "";
-  throw InvalidArgument(
-      text(name_of(call.collective), " by ", short_name(algorithm), " cannot be done on ", size(),
-           " ranks with codec ", checked.codec.name,
-           call.order == Order::any ? "" : text(" on ", name_of(dtype), " in order ", name_of(call.order)),
-           choice.uneven ? " in parts of chosen sizes" : "",
-           choice.mapped ? "" : " on peers whose memory is not addressable", why.empty() ? "" : ": ", why,
-           "; these can: ", fitting));
+const Algorithm& Communicator::choose(const Call& call, const CheckedCall& checked) {
+  const Choice choice = choice_of(call, checked, size(), node_count_ == 1);
+  const Algorithm& algorithm = call.own_algorithm        ? call.own_algorithm->algorithm()
+                               : !call.algorithm.empty() ? algorithm_named(call.collective, call.algorithm)
+                                                         : selector_.select(choice);
+  const std::string_view why = lacks(algorithm, choice);
+  if (why.empty()) return algorithm;
+  const bool named = call.own_algorithm || !call.algorithm.empty();
+  const std::string flaw = call.own_algorithm ? call.own_algorithm->flaw(call.order) : "";
+  throw InvalidArgument(text(
+      name_of(call.collective), " by ", short_name(algorithm), named ? "" : ", as PYCOMM_ALGO says,",
+      " cannot be done on ", size(), " ranks with codec ", checked.codec.name,
+      call.order == Order::any ? ""
+                               : text(" on ", name_of(call.input.dtype), " in order ", name_of(call.order)),
+      ": ", why, flaw.empty() ? "" : ": ", flaw, "; these can: ", names_of_serving(choice)));
 }
 
 std::shared_ptr<const CompiledPlan> Communicator::plan_for(const Algorithm& algorithm, const Call& call,

@@ -12,6 +12,7 @@
 #include "engine/compiled_plan.h"
 #include "engine/engine.h"
 #include "engine/executor_host.h"
+#include "plan/select.h"
 
 namespace pycomm {
 
@@ -40,7 +41,14 @@ class Communicator {
   // And what it does each time.
   std::shared_ptr<Work> start(const Prepared& prepared);
   // Throws what submit() would throw of the call's arguments.
-  void check(const Call& call) const { choose(call, check_call(call, rank(), size())); }
+  void check(const Call& call) { choose(call, check_call(call, rank(), size())); }
+  // How the algorithm of such a call is chosen. Local; throws InvalidArgument for a name that is none.
+  Explanation explain(Choice choice, std::string_view named) {
+    choice.size = size();
+    choice.mapped = node_count_ == 1;
+    return selector_.explain(choice, named);
+  }
+  const Selector& selector() const { return selector_; }
 
   // True once the work is done. Call again as long as you want to wait.
   bool wait(const Work& work, double seconds);
@@ -75,7 +83,7 @@ class Communicator {
   };
 
   Spec spec(const Call& call, int of_rank) const;
-  const Algorithm& choose(const Call& call, const CheckedCall& checked) const;
+  const Algorithm& choose(const Call& call, const CheckedCall& checked);
   std::shared_ptr<const CompiledPlan> plan_for(const Algorithm& algorithm, const Call& call, bool in_place);
 
   const std::shared_ptr<Engine> engine_;
@@ -83,6 +91,7 @@ class Communicator {
   const std::int64_t segment_bytes_;
   const std::vector<int> node_of_;  // as in Spec
   const int node_count_;
+  Selector selector_;
 
   std::mutex mutex_;  // guards the rest, and makes numbering and submitting one act
   std::uint32_t sequence_ = 0;

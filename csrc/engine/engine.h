@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "engine/fork_guard.h"
 #include "engine/settings.h"
 #include "engine/staging.h"
+#include "plan/select.h"
 #include "transport/router.h"
 
 namespace pycomm {
@@ -33,6 +35,12 @@ class Engine {
   int size() const { return size_; }
   const Settings& settings() const { return settings_; }
   const std::vector<std::string>& warnings() const { return warnings_; }
+  // How the choice among algorithms is made; rank 0's.
+  const std::shared_ptr<const Selector::Settings>& selection() const { return selection_; }
+  // Between all ranks, agreed at init.
+  const Links& links() const { return *links_; }
+  // Ranks that share rank 0's cores, per core; at least 1.
+  double crowd() const { return crowd_; }
   // The segment that all pairs can live with, agreed at init.
   std::int64_t segment_bytes() const { return segment_bytes_; }
   bool has_progress_thread() const { return progress_thread_; }
@@ -56,6 +64,7 @@ class Engine {
 
   Engine() = default;
   void agree(const Settings& mine);
+  void introduce(const Exchange& exchange);
 
   int rank_ = 0;
   int size_ = 1;
@@ -65,6 +74,9 @@ class Engine {
   std::int64_t segment_bytes_ = 0;
   Settings settings_;
   std::vector<std::string> warnings_;
+  std::shared_ptr<const Selector::Settings> selection_;
+  std::optional<Links> links_;
+  double crowd_ = 1;
   ForkGuard fork_guard_;
   std::unique_ptr<Parts> parts_;  // leaked in forked children, and when a transport still uses our buffers
 };

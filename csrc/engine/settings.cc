@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "core/error.h"
+#include "plan/rules.h"
 
 namespace pycomm {
 namespace {
@@ -40,6 +41,33 @@ void write_list(std::ostringstream& out, const std::vector<T>& items) {
   for (std::size_t i = 0; i < items.size(); ++i) out << (i ? "," : "") << items[i];
 }
 
+// A path as one word: spaces, line ends and % as %20, %0A and %25.
+std::string escaped(const std::string& path) {
+  static constexpr char kDigits[] = "0123456789ABCDEF";
+  std::string out;
+  for (const char c : path) {
+    const auto code = static_cast<unsigned char>(c);
+    if (code > ' ' && c != '%')
+      out += c;
+    else
+      out += {'%', kDigits[code / 16], kDigits[code % 16]};
+  }
+  return out;
+}
+
+std::string unescaped(const std::string& word) {
+  std::string out;
+  for (std::size_t i = 0; i < word.size(); ++i) {
+    if (word[i] != '%') {
+      out += word[i];
+    } else {
+      out += static_cast<char>(std::stoi(word.substr(i + 1, 2), nullptr, 16));
+      i += 2;
+    }
+  }
+  return out;
+}
+
 // One row per setting: the only place that knows their names, ranges and formats.
 void set(Settings& settings, const std::string& name, const std::string& value, const std::string& shown) {
   if (name == "timeout_s") settings.timeout_s = number(value, shown, 1e-3, 1e9, false);
@@ -52,6 +80,8 @@ void set(Settings& settings, const std::string& name, const std::string& value, 
     settings.trace_events = static_cast<std::int64_t>(number(value, shown, 0, 1e12, true));
   if (name == "transports") settings.transports = split_list(value);
   if (name == "nodes") settings.nodes = node_list(value, shown);
+  if (name == "algo") settings.algo = Rules(value, shown).to_text();
+  if (name == "tuned") settings.tuned = unescaped(value);
 }
 
 }  // namespace
@@ -61,11 +91,12 @@ Settings Settings::from_environment() {
       {"timeout_s", "PYCOMM_TIMEOUT_S"}, {"segment_bytes", "PYCOMM_SEGMENT_BYTES"},
       {"window", "PYCOMM_WINDOW"},       {"in_flight", "PYCOMM_IN_FLIGHT"},
       {"heap_mb", "PYCOMM_HEAP_MB"},     {"transports", "PYCOMM_TRANSPORTS"},
-      {"nodes", "PYCOMM_NODES"}};
+      {"nodes", "PYCOMM_NODES"},         {"algo", "PYCOMM_ALGO"}};
   Settings settings;
   for (const auto& [name, variable] : kVariables)
     if (const char* value = std::getenv(variable.c_str()); value && *value)
       set(settings, name, value, variable);
+  if (const char* path = std::getenv("PYCOMM_TUNED")) settings.tuned = path;
   return settings;
 }
 
@@ -78,6 +109,7 @@ std::string Settings::to_text() const {
   write_list(out, transports);
   out << " nodes=";
   write_list(out, nodes);
+  out << " algo=" << algo << " tuned=" << escaped(tuned);
   return out.str();
 }
 

@@ -18,11 +18,15 @@ struct Settings {
   // PYCOMM_NODES, a number for each rank, "0,0,1,1": ranks of different numbers do not map each other's
   // memory even where they could. So one machine stands for several. Empty: they do.
   std::vector<int> nodes;
+  std::string algo;   // PYCOMM_ALGO, see plan/rules.h
+  std::string tuned;  // PYCOMM_TUNED, the file of `table`; empty: the default one
+  // What rank 0 read from that file, see plan/table.h; not a variable. With "!" in front, why it could not.
+  std::string table;
 
   // Throws InvalidArgument naming the variable, what it held and what it takes.
   static Settings from_environment();
 
-  // "timeout_s=300 segment_bytes=0 ..." and back.
+  // "timeout_s=300 segment_bytes=0 ..." and back, without the table.
   std::string to_text() const;
   static Settings from_text(const std::string& text);
 };

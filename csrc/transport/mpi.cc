@@ -297,6 +297,7 @@ class MpiTransport final : public Transport {
   std::string address() const override { return ""; }
   bool reaches(int, const std::string&) override { return true; }  // all ranks are in the communicator
   Pacing pacing(int peer) const override { return on_this_node_.at(peer) ? kSameNode : kNetwork; }
+  bool crosses_network(int peer) const override { return !on_this_node_.at(peer); }
 
   Ticket post_send(int peer, Tag tag, std::span<const std::byte> bytes) override {
     return keep(state_->wire.send(peer, tags_.fold(tag), bytes), Direction::send, peer, bytes.size());

@@ -30,6 +30,10 @@ class Router {
   // World ranks to which a connection has been opened from here.
   std::vector<int> connections() const;
   const std::string& name_to(int peer) const { return transports_[route_[peer]].name; }
+  // The same, with "/network" behind it where one lies between.
+  std::string kind_to(int peer) const {
+    return name_to(peer) + (transport_for(peer).crosses_network(peer) ? "/network" : "");
+  }
   // As the transport says, unless settings override it.
   Pacing pacing(int peer) const;
   void set_pacing(std::int64_t segment_bytes, int window);  // 0: as the transport says

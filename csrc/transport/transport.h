@@ -77,6 +77,8 @@ class Transport {
   // Before the first message to or from that peer; what it costs is paid by those who talk to each other.
   virtual void connect(int /*peer*/) {}
   virtual Pacing pacing(int peer) const = 0;
+  // Whether a network lies between. Asked of peers that are reached.
+  virtual bool crosses_network(int /*peer*/) const { return false; }
 
   // The memory stays the caller's and must stay valid until the ticket is done or cancelled. A receive may be
   // larger than what arrives, never smaller (TransportError).

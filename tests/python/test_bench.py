@@ -417,6 +417,20 @@ def test_all_implementations_agree_on_two_ranks(tmp_path: Path) -> None:
     assert outcome.stdout.count("# all_reduce, 2 ranks") == 1  # rank 0 alone prints
 
 
+def test_the_choice_is_timed_beside_every_forced_algorithm(tmp_path: Path) -> None:
+    chosen = ["--op", "all_reduce,gather", "--min", "64", "--max", "64"]
+    outcome = run(2, "-m", "bench", "selection", *options(tmp_path, *chosen))
+    assert outcome.status == 0, outcome
+    rows = {row["op"]: row for row in result_of(tmp_path)["rows"]}
+    assert {"auto", "ring", "direct", "mapped"} < set(rows["all_reduce"]["time_us"])
+    for op, row in rows.items():
+        times = row["time_us"]
+        assert row["best"] == min(set(times) - {"auto"}, key=lambda name: times[name])
+        assert row["auto_to_best"] == pytest.approx(times["auto"] / times[row["best"]])
+        assert row["predicted_to_auto"] == pytest.approx(row["predicted_us"] / times["auto"])
+        assert f"{op:>15}" in outcome.stdout and row["chosen"] in times
+
+
 def test_training_steps_on_two_ranks(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     steps = "none,pycomm,pycomm:overlap=on+fp16,ddp-gloo,ddp-gloo:view"
