@@ -1,5 +1,6 @@
 #include "bindings/arrays.h"
 
+#include <atomic>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@ namespace py = pybind11;
 namespace {
 
 struct Released {
+  std::atomic<bool> any{false};  // hint; the mutex orders what is behind it
   std::mutex mutex;
   std::vector<PyObject*> objects;
   std::vector<Py_buffer> buffers;
@@ -78,14 +80,17 @@ Held::~Held() {
   const std::lock_guard lock(pool.mutex);
   pool.objects.insert(pool.objects.end(), objects_.begin(), objects_.end());
   pool.buffers.insert(pool.buffers.end(), buffers_.begin(), buffers_.end());
+  pool.any.store(true, std::memory_order_relaxed);
 }
 
 void drain_released() {
   Released& pool = released();
+  if (!pool.any.load(std::memory_order_relaxed)) return;
   std::vector<PyObject*> objects;
   std::vector<Py_buffer> buffers;
   {
     const std::lock_guard lock(pool.mutex);
+    pool.any.store(false, std::memory_order_relaxed);
     objects.swap(pool.objects);
     buffers.swap(pool.buffers);
   }

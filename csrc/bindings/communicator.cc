@@ -47,9 +47,11 @@ void bind_communicator(py::module_& m) {
             Call call = make_call(communicator, collective, x, out, op, root, scale, codec, algorithm,
                                   timeout_s, std::move(counts), std::move(received));
             call.soon = false;
-            const auto work = communicator.submit(std::move(call));
+            Prepared prepared = communicator.prepare_again(std::move(call));
+            const auto work = communicator.start(prepared);
             wait_for(communicator, *work, kForeverSeconds);
             raise_failure(*work);
+            communicator.keep(std::move(prepared));
           },
           py::arg("collective"), py::arg("x"), py::arg("out"), py::arg("op"), py::arg("root"),
           py::arg("scale"), py::arg("codec"), py::arg("algorithm"), py::arg("timeout_s"), py::arg("counts"),

@@ -14,9 +14,9 @@ class Persistent {
       : communicator_(std::move(communicator)), prepared_(communicator_->prepare(std::move(call))) {}
 
   std::shared_ptr<Work> start(bool soon) {
-    PYCOMM_CHECK(!work_ || work_->done(), name_of(prepared_.operation->collective),
+    PYCOMM_CHECK(!work_ || work_->done(), name_of(prepared_.call.collective),
                  ": this operation is under way: wait() for it before it starts again");
-    prepared_.soon = soon;
+    prepared_.call.soon = soon;
     work_ = communicator_->start(prepared_);
     return work_;
   }

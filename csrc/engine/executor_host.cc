@@ -14,12 +14,10 @@ constexpr std::size_t kInlineBytes = 4096 - sizeof(Header);
 
 }  // namespace
 
-HostExecutor::HostExecutor(std::shared_ptr<const Operation> operation, const Header& header, Tag tag,
-                           Router& router, Staging& staging)
+HostExecutor::HostExecutor(std::shared_ptr<const Operation> operation, const Header& header, Router& router,
+                           Staging& staging)
     : shared_operation_(std::move(operation)),
       operation_(*shared_operation_),
-      header_(header),
-      tag_(tag),
       world_ranks_(operation_.group->world_ranks),
       plan_(*operation_.plan),
       router_(router),
@@ -33,13 +31,9 @@ HostExecutor::HostExecutor(std::shared_ptr<const Operation> operation, const Hea
   progress_.resize(plan_.steps.size());
   for (std::size_t i = 0; i < plan_.steps.size(); ++i) {
     const Step& step = plan_.steps[i].step;
-    if (step.op == Op::meet) {
-      progress_[i].parts_left = 2 * static_cast<int>(step.peers.size());
-    } else {
+    if (step.op != Op::meet)
       progress_[i].segments = std::max<std::int64_t>(1, (layout_.count(step.chunk) + segment - 1) / segment);
-    }
   }
-  unfinished_ = plan_.steps.size();
 
   // Incoming lanes first: what has come is taken before more is sent.
   lanes_.reserve(plan_.channels.size());
@@ -47,11 +41,40 @@ HostExecutor::HostExecutor(std::shared_ptr<const Operation> operation, const Hea
     for (const Channel& channel : plan_.channels) {
       if (channel.outgoing != outgoing) continue;
       const int world_peer = world_ranks_[channel.peer];
-      Transport& transport = router_.to(world_peer);
       const auto window = static_cast<std::size_t>(router_.pacing(world_peer).window);
-      lanes_.push_back(Lane{&channel, &transport, world_peer, header_for(channel), window, 0, 0, false, {}});
+      lanes_.push_back(Lane{.channel = &channel,
+                            .world_peer = world_peer,
+                            .header = header_for(channel, header),
+                            .window = window});
     }
   }
+}
+
+void HostExecutor::number(std::uint32_t sequence, std::uint32_t history, Tag tag) {
+  tag_ = tag;
+  for (Lane& lane : lanes_) {
+    lane.header.sequence = sequence;
+    lane.header.history = history;
+  }
+}
+
+void HostExecutor::begin() {
+  for (std::size_t i = 0; i < progress_.size(); ++i) {
+    const Step& step = plan_.steps[i].step;
+    progress_[i].done = 0;
+    progress_[i].parts_left = step.op == Op::meet ? 2 * static_cast<int>(step.peers.size()) : 0;
+  }
+  for (Lane& lane : lanes_) {
+    lane.transport = &router_.to(lane.world_peer);
+    lane.next = 0;
+    lane.next_segment = 0;
+    lane.opened = false;
+  }
+  local_next_ = 0;
+  unfinished_ = plan_.steps.size();
+  bytes_sent_ = 0;
+
+  const DType dtype = operation_.input.dtype;
   if (plan_.scratch_slots > 0)
     scratch_ =
         staging_.take(plan_.scratch_slots * std::max<std::int64_t>(1, layout_.largest()) * size_of(dtype));
@@ -65,9 +88,14 @@ HostExecutor::HostExecutor(std::shared_ptr<const Operation> operation, const Hea
   }
 }
 
+void HostExecutor::end() {
+  scratch_ = {};
+  kept_ = {};
+  mirrors_.reset();
+}
+
 // With parts of chosen sizes each channel's header holds those that travel along it; where peers meet, all.
-Header HostExecutor::header_for(const Channel& channel) const {
-  Header header = header_;
+Header HostExecutor::header_for(const Channel& channel, Header header) const {
   if (!layout_.is_chosen()) return header;
   std::vector<std::int64_t> counts;
   for (const int index : channel.steps) {
@@ -316,7 +344,7 @@ bool HostExecutor::advance_local() {
 void HostExecutor::run_local(int index, std::int64_t segment) {
   const Step& step = plan_.steps[index].step;
   const View dst = segment_view(step.dst, step.chunk, segment);
-  std::vector<Operand> operands;
+  operands_.clear();
   switch (step.op) {
     case Op::copy:
       copy_operand(dst, {segment_view(step.src, step.chunk, segment).data, contribution_scale(step.src)},
@@ -324,14 +352,14 @@ void HostExecutor::run_local(int index, std::int64_t segment) {
       break;
     case Op::reduce:
       for (Buffer source : step.sources)
-        operands.push_back({segment_view(source, step.chunk, segment).data, contribution_scale(source)});
-      reduce_operands(dst, operands, operation_.op, finish_of(step));
+        operands_.push_back({segment_view(source, step.chunk, segment).data, contribution_scale(source)});
+      reduce_operands(dst, operands_, operation_.op, finish_of(step));
       break;
     case Op::reduce_from:
       for (int peer : step.peers)
-        operands.push_back(
+        operands_.push_back(
             {peer_segment_view(peer, step.src, step.chunk, segment).data, contribution_scale(step.src)});
-      reduce_operands(dst, operands, operation_.op, finish_of(step));
+      reduce_operands(dst, operands_, operation_.op, finish_of(step));
       break;
     case Op::store_to: {
       const View src = segment_view(step.src, step.chunk, segment);

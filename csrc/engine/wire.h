@@ -13,7 +13,7 @@
 
 namespace pycomm {
 
-inline constexpr std::uint8_t kWireVersion = 2;
+inline constexpr std::uint8_t kWireVersion = 3;
 
 // Header::parts of a call whose parts have chosen sizes, before it is made one for a channel.
 inline constexpr std::uint32_t kChosenParts = 1;
