@@ -47,8 +47,8 @@ void bind_communicator(py::module_& m) {
             Call call = make_call(communicator, collective, x, out, op, root, scale, codec, algorithm,
                                   timeout_s, std::move(counts), std::move(received));
             call.soon = false;
-            Prepared prepared = communicator.prepare_again(std::move(call));
-            const auto work = communicator.start(prepared);
+            auto prepared = communicator.prepare_again(std::move(call));
+            const auto work = communicator.start(*prepared);
             wait_for(communicator, *work, kForeverSeconds);
             raise_failure(*work);
             communicator.keep(std::move(prepared));

@@ -152,24 +152,24 @@ Prepared Communicator::prepare(Call call) {
   return prepared;
 }
 
-Prepared Communicator::prepare_again(Call call) {
+std::unique_ptr<Prepared> Communicator::prepare_again(Call call) {
   engine_->check_usable();
   auto keepalive = std::move(call.keepalive);
-  std::optional<Prepared> kept;
+  std::unique_ptr<Prepared> kept;
   {
     const std::lock_guard lock(mutex_);
     kept = recent_.take(call);
   }
   if (!kept) {
     call.keepalive = std::move(keepalive);
-    return prepare(std::move(call));
+    return std::make_unique<Prepared>(prepare(std::move(call)));
   }
   kept->task->work.hold(std::move(keepalive));
-  return std::move(*kept);
+  return kept;
 }
 
-void Communicator::keep(Prepared prepared) {
-  prepared.task->work.hold(nullptr);
+void Communicator::keep(std::unique_ptr<Prepared> prepared) {
+  prepared->task->work.hold(nullptr);
   const std::lock_guard lock(mutex_);
   recent_.keep(std::move(prepared));
 }

@@ -30,9 +30,9 @@ class Communicator {
   // And what it does each time. The work is the same each time: it must be done, and nobody interested in it.
   std::shared_ptr<Work> start(const Prepared& prepared);
   // The same as prepare(), in less time for a call like one that has been kept.
-  Prepared prepare_again(Call call);
+  std::unique_ptr<Prepared> prepare_again(Call call);
   // For a call whose work is done and which nobody will start or look at any more.
-  void keep(Prepared prepared);
+  void keep(std::unique_ptr<Prepared> prepared);
   // Throws what submit() would throw of the call's arguments.
   void check(const Call& call) const { choose(call, check_call(call, rank(), size())); }
 

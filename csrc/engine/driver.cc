@@ -17,7 +17,7 @@ namespace {
 constexpr std::chrono::milliseconds kListen{1};
 
 // Passes between two looks at the clock, of a driver that is busy: a look costs more than a pass.
-constexpr unsigned kLookEvery = 16;
+constexpr unsigned kLookEvery = 32;
 
 constexpr std::uint8_t kNoticeKind = 0;
 
@@ -322,7 +322,7 @@ bool Driver::run(Active& active, bool looks) {
   Task& task = *active.task;
   try {
     if (const auto failure = task.group->failure()) raise(failure->kind, failure->what);
-    if (const auto why = task.work.abandoned()) throw Aborted(*why);
+    if (const std::string* why = task.work.abandoned()) throw Aborted(*why);
     bool moved = false;
     if (!active.running && !(task.collective && task.group->running >= collectives_in_flight_)) {
       task.executor->begin();

@@ -35,9 +35,9 @@ HostExecutor::HostExecutor(std::shared_ptr<const Operation> operation, const Hea
       progress_[i].segments = std::max<std::int64_t>(1, (layout_.count(step.chunk) + segment - 1) / segment);
   }
 
-  // Incoming lanes first: what has come is taken before more is sent.
   lanes_.reserve(plan_.channels.size());
   for (const bool outgoing : {false, true}) {
+    if (outgoing) first_out_ = lanes_.size();
     for (const Channel& channel : plan_.channels) {
       if (channel.outgoing != outgoing) continue;
       const int world_peer = world_ranks_[channel.peer];
@@ -109,9 +109,11 @@ Header HostExecutor::header_for(const Channel& channel, Header header) const {
 }
 
 bool HostExecutor::advance() {
+  // What has come is taken, worked on and passed on at once.
   bool moved = false;
-  for (Lane& lane : lanes_) moved |= lane.channel->outgoing ? advance_outgoing(lane) : advance_incoming(lane);
+  for (std::size_t i = 0; i < first_out_; ++i) moved |= advance_incoming(lanes_[i]);
   moved |= advance_local();
+  for (std::size_t i = first_out_; i < lanes_.size(); ++i) moved |= advance_outgoing(lanes_[i]);
   return moved;
 }
 
@@ -119,6 +121,15 @@ bool HostExecutor::advance() {
 // ---------------------------------------------------------------------------------------------
 
 bool HostExecutor::advance_outgoing(Lane& lane) {
+  bool moved = retire_sent(lane);
+  while (lane.flights.size() < lane.window && lane.next < lane.channel->steps.size() && post_send(lane)) {
+    moved = true;
+    retire_sent(lane);  // short messages are often done at once
+  }
+  return moved;
+}
+
+bool HostExecutor::retire_sent(Lane& lane) {
   bool moved = false;
   while (!lane.flights.empty() && lane.transport->poll(lane.flights.front().ticket)) {
     const int step = lane.flights.front().step;
@@ -126,8 +137,6 @@ bool HostExecutor::advance_outgoing(Lane& lane) {
     if (step >= 0) complete(step);
     moved = true;
   }
-  while (lane.flights.size() < lane.window && lane.next < lane.channel->steps.size() && post_send(lane))
-    moved = true;
   return moved;
 }
 

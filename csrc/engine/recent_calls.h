@@ -4,8 +4,8 @@
 
 #include <array>
 #include <cstddef>
-#include <functional>
-#include <optional>
+#include <cstdint>
+#include <memory>
 #include <utility>
 
 #include "engine/prepared.h"
@@ -15,15 +15,17 @@ namespace pycomm {
 // Threads: one at a time. A call that is taken out is its taker's alone until it is kept again.
 class RecentCalls {
  public:
-  // What was kept for an equal call, if anything. Without a keepalive.
-  std::optional<Prepared> take(const Call& call) {
+  // What was kept for an equal call, or null. Keepalives are part of a call: they must be null.
+  std::unique_ptr<Prepared> take(const Call& call) {
     auto& place = places_[place_of(call)];
-    if (!place || !(place->call == call)) return std::nullopt;
-    return std::exchange(place, std::nullopt);
+    return place && place->call == call ? std::move(place) : nullptr;
   }
 
   // In place of an earlier one, perhaps. Its work is done, and holds nothing.
-  void keep(Prepared prepared) { places_[place_of(prepared.call)] = std::move(prepared); }
+  void keep(std::unique_ptr<Prepared> prepared) {
+    auto& place = places_[place_of(prepared->call)];
+    place = std::move(prepared);
+  }
 
  private:
   static constexpr std::size_t kPlaces = 32;
@@ -33,7 +35,7 @@ class RecentCalls {
     return (address + address / kPlaces + static_cast<std::size_t>(call.collective)) % kPlaces;
   }
 
-  std::array<std::optional<Prepared>, kPlaces> places_;
+  std::array<std::unique_ptr<Prepared>, kPlaces> places_;
 };
 
 }  // namespace pycomm

@@ -10,11 +10,6 @@ void Work::abandon(const std::string& why) {
     delete text;
 }
 
-std::optional<std::string> Work::abandoned() const {
-  const std::string* why = abandoned_.load(std::memory_order_acquire);
-  return why ? std::optional(*why) : std::nullopt;
-}
-
 void Work::submit(std::uint32_t sequence) {
   call_.sequence = sequence;
   submitted_ = Clock::now();

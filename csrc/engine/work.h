@@ -39,7 +39,8 @@ class Work {
 
   // Asks the driver to give the operation up.
   void abandon(const std::string& why);
-  std::optional<std::string> abandoned() const;
+  // Why it was given up; null while it is not. Driver only.
+  const std::string* abandoned() const { return abandoned_.load(std::memory_order_acquire); }
 
   Clock::time_point submitted() const { return submitted_; }
   Clock::time_point started() const { return started_; }
