@@ -24,7 +24,7 @@ class Persistent(_core.Persistent, Generic[T]):
     __slots__ = ("_communicator", "_work")
 
     def __init__(self, communicator: _core.Communicator, call: Request, result: T) -> None:
-        super().__init__(communicator, result, *call)
+        super().__init__(communicator, call, result)
         self._communicator = communicator
         self._work: _core.Work | None = None
 

@@ -77,7 +77,8 @@ Held::~Held() {
   }
   Released& pool = released();
   const std::lock_guard lock(pool.mutex);
-  pool.buffers.insert(pool.buffers.end(), first_.begin(), first_.begin() + static_cast<std::ptrdiff_t>(count_));
+  pool.buffers.insert(pool.buffers.end(), first_.begin(),
+                      first_.begin() + static_cast<std::ptrdiff_t>(count_));
   pool.buffers.insert(pool.buffers.end(), more_.begin(), more_.end());
   pool.any.store(true, std::memory_order_relaxed);
 }

@@ -65,17 +65,12 @@ PyObject* call(PyObject* self, PyObject* arguments, PyObject* named) {
 void bind_persistent(py::module_& m) {
   const auto callable = [](PyHeapTypeObject* type) { type->ht_type.tp_call = &call; };
   py::class_<Persistent>(m, "Persistent", py::custom_type_setup(callable))
-      .def(py::init([](std::shared_ptr<Communicator> communicator, py::object result,
-                       const std::string& collective, const py::object& x, const py::object& out, const std::string& op, int root,
-                       double scale, const std::string& codec, const AlgorithmChoice& algorithm,
-                       double timeout_s, Counts counts, Counts received) {
-             Call call = make_call(*communicator, collective, x, out, op, root, scale, codec, algorithm,
-                                   timeout_s, std::move(counts), std::move(received));
+      .def(py::init([](std::shared_ptr<Communicator> communicator, const py::tuple& request,
+                       py::object result) {
+             Call call = make_call(*communicator, request);
              return std::make_unique<Persistent>(std::move(communicator), std::move(result), std::move(call));
            }),
-           py::arg("communicator"), py::arg("result"), py::arg("collective"), py::arg("x"), py::arg("out"), py::arg("op"),
-           py::arg("root"), py::arg("scale"), py::arg("codec"), py::arg("algorithm"), py::arg("timeout_s"),
-           py::arg("counts"), py::arg("received"),
+           py::arg("communicator"), py::arg("request"), py::arg("result"),
            "Checks and plans a call; moves nothing. Calling the object makes the call and returns `result`.")
       .def(
           "submit", [](Persistent& persistent) { return persistent.start(true); },

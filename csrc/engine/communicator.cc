@@ -188,8 +188,7 @@ std::shared_ptr<Work> Communicator::start(const Prepared& prepared) {
     header.sequence = pair_sequence_[{prepared.call.root, prepared.call.collective == Collective::send}]++;
   }
   const auto plane = task.collective ? Plane::collectives : Plane::pairs;
-  prepared.executor->number(header.sequence, header.history,
-                            tag_of(group_->context, plane, header.sequence));
+  prepared.executor->number(header.sequence, header.history, tag_of(group_->context, plane, header.sequence));
   task.work.submit(header.sequence);
   engine_->driver().submit(prepared.task, prepared.call.soon);
   return {prepared.task, &task.work};

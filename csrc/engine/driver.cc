@@ -218,7 +218,8 @@ bool Driver::under_way() const {
 
 // With the turn, or with the lock while nobody has it.
 bool Driver::works() const {
-  return !active_.empty() || std::any_of(services_.begin(), services_.end(), [](auto& s) { return s->busy(); });
+  return !active_.empty() ||
+         std::any_of(services_.begin(), services_.end(), [](auto& s) { return s->busy(); });
 }
 
 bool Driver::listens() const {
@@ -277,7 +278,8 @@ bool Driver::pass(Look look) {
   for (Active& active : active_) moved |= run(active, looks);
   for (const auto& service : services_) news |= service->advance();
   moved |= news;
-  if (looks && !moved) std::erase_if(pinned_, [](Active& active) { return withdrawn(*active.task->executor); });
+  if (looks && !moved)
+    std::erase_if(pinned_, [](Active& active) { return withdrawn(*active.task->executor); });
   if (looks || (!moved && listens())) news |= read_control();
   clear_ended();
   news_ |= news;

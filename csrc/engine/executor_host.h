@@ -135,8 +135,8 @@ class HostExecutor final : public Executor {
   std::int64_t segments_per_chunk_ = 1;
   std::int64_t wire_segment_bytes_ = 0;
   std::vector<Progress> progress_;
-  std::vector<Lane> lanes_;       // those in before those out
-  std::size_t first_out_ = 0;     // of lanes_
+  std::vector<Lane> lanes_;     // those in before those out
+  std::size_t first_out_ = 0;   // of lanes_
   std::size_t local_next_ = 0;  // first local step that is not finished
   std::size_t unfinished_ = 0;
   std::int64_t bytes_sent_ = 0;

@@ -11,8 +11,8 @@ namespace pycomm {
 
 // It may be started any number of times, one after the other.
 struct Prepared {
-  Call call;                   // but for what keeps its memory alive: the task's work does
-  std::shared_ptr<Task> task;  // its header lacks what numbers it
+  Call call;                         // but for what keeps its memory alive: the task's work does
+  std::shared_ptr<Task> task;        // its header lacks what numbers it
   HostExecutor* executor = nullptr;  // the task's
 };
 

@@ -293,7 +293,8 @@ void check_woken_beside_a_driver(Communicator& communicator, const std::function
   std::atomic<bool> ended{false};
   bool woken = false;
   std::thread driver([&] {
-    woken = communicator.engine().driver().wait([&] { return ++asked > 0 && ended; }, std::chrono::seconds(20));
+    woken =
+        communicator.engine().driver().wait([&] { return ++asked > 0 && ended; }, std::chrono::seconds(20));
   });
   while (asked < 10) std::this_thread::yield();
   std::thread sleeper([&] {
