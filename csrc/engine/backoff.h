@@ -15,7 +15,7 @@ class Backoff {
   static constexpr std::chrono::microseconds kSpin{20};
   static constexpr std::chrono::microseconds kYield{100};
   // Spins between two looks at the clock, which costs as much as a pass.
-  static constexpr unsigned kBlindSpins = 32;
+  static constexpr unsigned kBlindSpins = 8;
 
   void reset() { *this = {}; }
 
