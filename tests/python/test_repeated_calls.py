@@ -67,7 +67,7 @@ def test_a_refused_call_leaves_the_next_one_alone() -> None:
         x = np.ones(4)
         for turn in range(3):
             with pytest.raises(InvalidArgument):
-                comm.all_reduce(x, codec="fp16")
+                comm.all_reduce(x, "max", codec="fp16")
             assert comm.all_reduce(x).tolist() == [2.0 ** (turn + 1)] * 4
 
     run_threads(2, body)
