@@ -115,11 +115,11 @@ class Communicator:
         ...
     def preferred_segment_bytes(self, world_ranks: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> int:
         ...
-    def run(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str | OwnAlgorithm, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> None:
+    def run(self, request: tuple) -> None:
         """
         Blocks until the operation is done.
         """
-    def start(self, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str | OwnAlgorithm, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> Work:
+    def start(self, request: tuple) -> Work:
         """
         Starts an operation and does not block.
         """
@@ -145,18 +145,21 @@ class Communicator:
     def world_ranks(self) -> list[int]:
         ...
 class Persistent:
-    def __init__(self, communicator: Communicator, collective: str, x: typing.Any, out: typing.Any, op: str, root: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, codec: str, algorithm: str | OwnAlgorithm, timeout_s: typing.SupportsFloat | typing.SupportsIndex, counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, received: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> None:
+    def __call__(self, *args, **kwargs):
         """
-        Checks and plans a call; moves nothing.
+        Call self as a function.
         """
-    def run(self) -> None:
+    def __init__(self, communicator: Communicator, request: tuple, result: typing.Any) -> None:
         """
-        Blocks until it is done.
+        Checks and plans a call; moves nothing. Calling the object makes the call and returns `result`.
         """
-    def start(self) -> Work:
+    def submit(self) -> Work:
         """
         Starts it and does not block.
         """
+    @property
+    def result(self) -> typing.Any:
+        ...
 class Bucketer:
     def __init__(self, communicator: Communicator, buffers: collections.abc.Sequence[typing.Any], dtypes: collections.abc.Sequence[str], slots: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], op: str, codec: str, algorithm: str, launch_when_full: bool, soon: bool) -> None:
         ...

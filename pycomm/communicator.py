@@ -194,10 +194,10 @@ class Communicator(PersistentCollectives):
     # ---- how the collectives run
 
     def _run(self, call: Request) -> None:
-        self._core.run(*self._planned(call))
+        self._core.run(self._planned(call) if call.algorithm else call)
 
     def _start(self, call: Request, result: T) -> Work[T]:
-        return Work(self._core, self._core.start(*self._planned(call)), result)
+        return Work(self._core, self._core.start(self._planned(call)), result)
 
     def _prepare(self, call: Request, result: T) -> Persistent[T]:
         return Persistent(self._core, self._planned(call), result)

@@ -4,7 +4,7 @@ collectives)."""
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pycomm import _core
 from pycomm.collectives import Collectives
@@ -15,34 +15,33 @@ from pycomm.work import wait_for
 T = TypeVar("T")
 
 
-class Persistent(Generic[T]):
-    """An operation on fixed arrays. `op()` blocks and returns the result; `op.start()` and `op.wait()` do the
-    same in two steps. Like any collective it is made by all ranks in the same order, each time."""
+class Persistent(_core.Persistent, Generic[T]):
+    """An operation on fixed arrays. `op()` runs it once, blocks, and returns the result; it raises what the
+    plain call raises but for its arguments, and InvalidArgument when it is under way already. `op.start()`
+    and `op.wait()` do the same in two steps. Like any collective it is made by all ranks in the same order,
+    each time."""
 
-    __slots__ = ("_communicator", "_core", "_result", "_work")
+    __slots__ = ("_communicator", "_work")
 
     def __init__(self, communicator: _core.Communicator, call: Request, result: T) -> None:
-        self._core = _core.Persistent(communicator, *call)
+        super().__init__(communicator, call, result)
         self._communicator = communicator
-        self._result = result
         self._work: _core.Work | None = None
 
-    def __call__(self) -> T:
-        """Run the operation once. Blocks. Raises what the plain call raises but for its arguments, and
-        InvalidArgument when it is under way already."""
-        self._core.run()
-        return self._result
+    if TYPE_CHECKING:
+
+        def __call__(self) -> T: ...
 
     def start(self) -> None:
         """Start it; does not block."""
-        self._work = self._core.start()
+        self._work = self.submit()
 
     def wait(self, timeout: float | None = None) -> T:
         """Block until what start() started is done, and return its result. `timeout` as in `Work.wait`."""
         if self._work is None:
             raise InvalidArgument("wait() before start(): nothing is under way")
         wait_for(self._communicator, self._work, timeout)
-        return self._result
+        return self.result  # type: ignore[no-any-return]
 
     def done(self) -> bool:
         """Whether what start() started has ended, well or not; True before the first start."""

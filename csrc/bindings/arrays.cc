@@ -1,5 +1,6 @@
 #include "bindings/arrays.h"
 
+#include <atomic>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -11,8 +12,8 @@ namespace py = pybind11;
 namespace {
 
 struct Released {
+  std::atomic<bool> any{false};  // hint; the mutex orders what is behind it
   std::mutex mutex;
-  std::vector<PyObject*> objects;
   std::vector<Py_buffer> buffers;
 };
 
@@ -70,27 +71,35 @@ DType buffer_dtype(const Py_buffer& buffer, const char* argument) {
 
 Held::~Held() {
   if (PyGILState_Check()) {
-    for (Py_buffer& buffer : buffers_) PyBuffer_Release(&buffer);
-    for (PyObject* object : objects_) Py_DECREF(object);
+    for (std::size_t i = 0; i < count_; ++i) PyBuffer_Release(&first_[i]);
+    for (Py_buffer& buffer : more_) PyBuffer_Release(&buffer);
     return;
   }
   Released& pool = released();
   const std::lock_guard lock(pool.mutex);
-  pool.objects.insert(pool.objects.end(), objects_.begin(), objects_.end());
-  pool.buffers.insert(pool.buffers.end(), buffers_.begin(), buffers_.end());
+  pool.buffers.insert(pool.buffers.end(), first_.begin(),
+                      first_.begin() + static_cast<std::ptrdiff_t>(count_));
+  pool.buffers.insert(pool.buffers.end(), more_.begin(), more_.end());
+  pool.any.store(true, std::memory_order_relaxed);
 }
 
 void drain_released() {
   Released& pool = released();
-  std::vector<PyObject*> objects;
+  if (!pool.any.load(std::memory_order_relaxed)) return;
   std::vector<Py_buffer> buffers;
   {
     const std::lock_guard lock(pool.mutex);
-    objects.swap(pool.objects);
+    pool.any.store(false, std::memory_order_relaxed);
     buffers.swap(pool.buffers);
   }
   for (Py_buffer& buffer : buffers) PyBuffer_Release(&buffer);
-  for (PyObject* object : objects) Py_DECREF(object);
+}
+
+void Held::hold(const Py_buffer& buffer) {
+  if (count_ < first_.size())
+    first_[count_++] = buffer;
+  else
+    more_.push_back(buffer);
 }
 
 View Held::take(py::handle object, bool writable, const char* argument) {
@@ -110,7 +119,9 @@ View Held::take_tensor(py::handle object, const char* argument) {
   view.dtype = tensor_dtype(object, argument);
   view.count = object.attr("numel")().cast<std::int64_t>();
   view.data = reinterpret_cast<std::byte*>(object.attr("data_ptr")().cast<std::uintptr_t>());
-  objects_.push_back(object.inc_ref().ptr());
+  Py_buffer owner{};
+  owner.obj = object.inc_ref().ptr();
+  hold(owner);
   return view;
 }
 
@@ -118,7 +129,7 @@ View Held::take_buffer(py::handle object, bool writable, const char* argument) {
   Py_buffer buffer;
   if (PyObject_GetBuffer(object.ptr(), &buffer, PyBUF_STRIDES | PyBUF_FORMAT) != 0)
     throw py::error_already_set();
-  buffers_.push_back(buffer);
+  hold(buffer);
   PYCOMM_CHECK(PyBuffer_IsContiguous(&buffer, 'C'), argument,
                " is not contiguous in C order: pass numpy.ascontiguousarray(x), or a contiguous part of it");
   PYCOMM_CHECK(!writable || !buffer.readonly, argument, " is read-only, and the result is written to it");

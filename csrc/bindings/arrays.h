@@ -3,7 +3,9 @@
 
 #include <pybind11/pybind11.h>
 
+#include <array>
 #include <memory>
+#include <vector>
 
 #include "core/view.h"
 
@@ -26,9 +28,12 @@ class Held {
  private:
   View take_tensor(pybind11::handle object, const char* argument);
   View take_buffer(pybind11::handle object, bool writable, const char* argument);
+  void hold(const Py_buffer& buffer);
 
-  std::vector<PyObject*> objects_;
-  std::vector<Py_buffer> buffers_;
+  // An object without the buffer protocol is a Py_buffer that only names it. Most calls have two at most.
+  std::array<Py_buffer, 2> first_;
+  std::size_t count_ = 0;  // in first_
+  std::vector<Py_buffer> more_;
 };
 
 // With the GIL: lets go of what other threads could not.

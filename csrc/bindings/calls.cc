@@ -1,10 +1,48 @@
 #include "bindings/calls.h"
 
+#include <pybind11/stl.h>
+
+#include <array>
+#include <optional>
+#include <vector>
+
 #include "bindings/arrays.h"
 
 namespace pycomm::bindings {
 namespace py = pybind11;
 namespace {
+
+using Counts = std::optional<std::vector<std::int64_t>>;
+
+// Of a request, in order.
+enum Field {
+  kCollective,
+  kX,
+  kOut,
+  kOp,
+  kRoot,
+  kScale,
+  kCodec,
+  kAlgorithm,
+  kTimeout,
+  kCounts,
+  kReceived,
+  kOrder
+};
+constexpr std::array<const char*, 12> kFieldNames = {"collective", "x",      "out",      "op",
+                                                     "root",       "scale",  "codec",    "algorithm",
+                                                     "timeout",    "counts", "received", "order"};
+
+template <class T>
+T field(const py::tuple& request, Field index) {
+  const py::handle value = PyTuple_GET_ITEM(request.ptr(), index);
+  try {
+    return value.cast<T>();
+  } catch (const py::cast_error&) {
+    throw py::type_error(text(kFieldNames[index], " is ", py::str(py::repr(value)).cast<std::string>(),
+                              ": an object of another type was expected"));
+  }
+}
 
 // Whether the call writes to x where no `out` is given.
 bool writes_input(const Call& call, int rank) {
@@ -47,28 +85,31 @@ Order order_from_name(std::string_view name) {
   throw InvalidArgument(text("order is '", name, "'; expected any, rank or tree"));
 }
 
-Call make_call(const Communicator& communicator, const std::string& collective, const py::object& x,
-               const py::object& out, const std::string& op, int root, double scale, const std::string& codec,
-               const AlgorithmChoice& algorithm, double timeout_s, Counts counts, Counts received,
-               const std::string& order) {
+Call make_call(const Communicator& communicator, const py::tuple& request) {
   drain_released();
+  PYCOMM_CHECK(request.size() == kFieldNames.size(), "a request has ", request.size(), " fields; expected ",
+               kFieldNames.size());
   Call call;
-  call.collective = collective_from_name(collective);
-  call.op = reduce_op_from_name(op);
-  call.root = root;
-  call.order = order_from_name(order);
-  call.scale = scale;
-  call.codec = codec;
-  if (const auto* name = std::get_if<std::string>(&algorithm))
-    call.algorithm = *name;
+  call.collective = collective_from_name(field<std::string_view>(request, kCollective));
+  call.op = reduce_op_from_name(field<std::string_view>(request, kOp));
+  call.root = field<int>(request, kRoot);
+  call.order = order_from_name(field<std::string_view>(request, kOrder));
+  call.scale = field<double>(request, kScale);
+  call.codec = field<std::string_view>(request, kCodec);
+  const py::handle algorithm = PyTuple_GET_ITEM(request.ptr(), kAlgorithm);
+  if (PyUnicode_Check(algorithm.ptr()))
+    call.algorithm = field<std::string_view>(request, kAlgorithm);
   else
-    call.own_algorithm = std::get<1>(algorithm);
-  call.timeout_s = timeout_s;
-  if (counts) call.counts = std::move(*counts);
-  if (received) call.received = std::move(*received);
-  PYCOMM_CHECK(timeout_s >= 0, "timeout is ", timeout_s, "; expected a number of seconds above 0");
+    call.own_algorithm = field<std::shared_ptr<OwnAlgorithm>>(request, kAlgorithm);
+  call.timeout_s = field<double>(request, kTimeout);
+  call.counts = field<Counts>(request, kCounts).value_or(std::vector<std::int64_t>{});
+  call.received = field<Counts>(request, kReceived).value_or(std::vector<std::int64_t>{});
+  PYCOMM_CHECK(call.timeout_s >= 0, "timeout is ", call.timeout_s, "; expected a number of seconds above 0");
   auto held = std::make_shared<Held>();
-  take_arrays(call, *held, x, out, communicator.rank());
+  const auto object = [&](Field index) {
+    return py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(request.ptr(), index));
+  };
+  take_arrays(call, *held, object(kX), object(kOut), communicator.rank());
   call.keepalive = std::move(held);
   return call;
 }

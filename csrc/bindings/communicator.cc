@@ -1,5 +1,7 @@
 #include "engine/communicator.h"
 
+#include <pybind11/stl.h>
+
 #include "bindings/bindings.h"
 #include "bindings/calls.h"
 #include "bindings/errors.h"
@@ -30,33 +32,22 @@ void bind_communicator(py::module_& m) {
            })
       .def(
           "start",
-          [](Communicator& communicator, const std::string& collective, const py::object& x,
-             const py::object& out, const std::string& op, int root, double scale, const std::string& codec,
-             const AlgorithmChoice& algorithm, double timeout_s, Counts counts, Counts received,
-             const std::string& order) {
-            return communicator.submit(make_call(communicator, collective, x, out, op, root, scale, codec,
-                                                 algorithm, timeout_s, std::move(counts), std::move(received),
-                                                 order));
+          [](Communicator& communicator, const py::tuple& request) {
+            return communicator.submit(make_call(communicator, request));
           },
-          py::arg("collective"), py::arg("x"), py::arg("out"), py::arg("op"), py::arg("root"),
-          py::arg("scale"), py::arg("codec"), py::arg("algorithm"), py::arg("timeout_s"), py::arg("counts"),
-          py::arg("received"), py::arg("order"), "Starts an operation and does not block.")
+          py::arg("request"), "Starts an operation and does not block.")
       .def(
           "run",
-          [](Communicator& communicator, const std::string& collective, const py::object& x,
-             const py::object& out, const std::string& op, int root, double scale, const std::string& codec,
-             const AlgorithmChoice& algorithm, double timeout_s, Counts counts, Counts received,
-             const std::string& order) {
-            Call call = make_call(communicator, collective, x, out, op, root, scale, codec, algorithm,
-                                  timeout_s, std::move(counts), std::move(received), order);
+          [](Communicator& communicator, const py::tuple& request) {
+            Call call = make_call(communicator, request);
             call.soon = false;
-            const auto work = communicator.submit(std::move(call));
+            auto prepared = communicator.prepare_again(std::move(call));
+            const auto work = communicator.start(*prepared);
             wait_for(communicator, *work, kForeverSeconds);
             raise_failure(*work);
+            communicator.keep(std::move(prepared));
           },
-          py::arg("collective"), py::arg("x"), py::arg("out"), py::arg("op"), py::arg("root"),
-          py::arg("scale"), py::arg("codec"), py::arg("algorithm"), py::arg("timeout_s"), py::arg("counts"),
-          py::arg("received"), py::arg("order"), "Blocks until the operation is done.")
+          py::arg("request"), "Blocks until the operation is done.")
       .def(
           "wait",
           [](Communicator& communicator, const std::shared_ptr<Work>& work, double timeout_s) {

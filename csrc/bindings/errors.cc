@@ -29,13 +29,17 @@ py::object python_error(ErrorKind kind, const std::string& what) {
   return py::module_::import("pycomm.errors").attr(python_name(kind))(what);
 }
 
+void set_python_error(const Error& error) {
+  const py::object exception = python_error(error.kind(), error.what());
+  PyErr_SetObject(py::type::handle_of(exception).ptr(), exception.ptr());
+}
+
 void bind_errors(py::module_&) {
   py::register_exception_translator([](std::exception_ptr pointer) {
     try {
       if (pointer) std::rethrow_exception(pointer);
     } catch (const Error& error) {
-      const py::object exception = python_error(error.kind(), error.what());
-      PyErr_SetObject(py::type::handle_of(exception).ptr(), exception.ptr());
+      set_python_error(error);
     }
   });
 }

@@ -1,6 +1,7 @@
 // Calls that are checked and planned once and made many times, on the same arrays.
 #include "bindings/bindings.h"
 #include "bindings/calls.h"
+#include "bindings/errors.h"
 #include "bindings/waiting.h"
 
 namespace pycomm::bindings {
@@ -10,13 +11,17 @@ namespace {
 // Threads: one at a time, with the GIL.
 class Persistent {
  public:
-  Persistent(std::shared_ptr<Communicator> communicator, Call call)
-      : communicator_(std::move(communicator)), prepared_(communicator_->prepare(std::move(call))) {}
+  Persistent(std::shared_ptr<Communicator> communicator, py::object result, Call call)
+      : communicator_(std::move(communicator)),
+        result_(std::move(result)),
+        prepared_(communicator_->prepare(std::move(call))) {}
+
+  const py::object& result() const { return result_; }
 
   std::shared_ptr<Work> start(bool soon) {
-    PYCOMM_CHECK(!work_ || work_->done(), name_of(prepared_.operation->collective),
+    PYCOMM_CHECK(!work_ || work_->done(), name_of(prepared_.call.collective),
                  ": this operation is under way: wait() for it before it starts again");
-    prepared_.soon = soon;
+    prepared_.call.soon = soon;
     work_ = communicator_->start(prepared_);
     return work_;
   }
@@ -29,30 +34,48 @@ class Persistent {
 
  private:
   const std::shared_ptr<Communicator> communicator_;
+  const py::object result_;
   Prepared prepared_;
   std::shared_ptr<Work> work_;  // of the last start
 };
 
+// What the interpreter does for `operation()`: a slot of the type, since looking up a method costs as much as
+// sending a short message.
+PyObject* call(PyObject* self, PyObject* arguments, PyObject* named) {
+  if (PyTuple_GET_SIZE(arguments) > 0 || (named && PyDict_GET_SIZE(named) > 0)) {
+    PyErr_SetString(PyExc_TypeError, "a persistent operation is called without arguments");
+    return nullptr;
+  }
+  try {
+    auto& persistent = py::cast<Persistent&>(py::handle(self));
+    persistent.run();
+    return persistent.result().inc_ref().ptr();
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const Error& error) {
+    set_python_error(error);
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 void bind_persistent(py::module_& m) {
-  py::class_<Persistent>(m, "Persistent")
-      .def(py::init([](std::shared_ptr<Communicator> communicator, const std::string& collective,
-                       const py::object& x, const py::object& out, const std::string& op, int root,
-                       double scale, const std::string& codec, const AlgorithmChoice& algorithm,
-                       double timeout_s, Counts counts, Counts received, const std::string& order) {
-             Call call = make_call(*communicator, collective, x, out, op, root, scale, codec, algorithm,
-                                   timeout_s, std::move(counts), std::move(received), order);
-             return std::make_unique<Persistent>(std::move(communicator), std::move(call));
+  const auto callable = [](PyHeapTypeObject* type) { type->ht_type.tp_call = &call; };
+  py::class_<Persistent>(m, "Persistent", py::custom_type_setup(callable))
+      .def(py::init([](std::shared_ptr<Communicator> communicator, const py::tuple& request,
+                       py::object result) {
+             Call call = make_call(*communicator, request);
+             return std::make_unique<Persistent>(std::move(communicator), std::move(result), std::move(call));
            }),
-           py::arg("communicator"), py::arg("collective"), py::arg("x"), py::arg("out"), py::arg("op"),
-           py::arg("root"), py::arg("scale"), py::arg("codec"), py::arg("algorithm"), py::arg("timeout_s"),
-           py::arg("counts"), py::arg("received"), py::arg("order"),
-           "Checks and plans a call; moves nothing.")
+           py::arg("communicator"), py::arg("request"), py::arg("result"),
+           "Checks and plans a call; moves nothing. Calling the object makes the call and returns `result`.")
       .def(
-          "start", [](Persistent& persistent) { return persistent.start(true); },
+          "submit", [](Persistent& persistent) { return persistent.start(true); },
           "Starts it and does not block.")
-      .def("run", &Persistent::run, "Blocks until it is done.");
+      .def_property_readonly("result", &Persistent::result);
 }
 
 }  // namespace pycomm::bindings

@@ -22,9 +22,10 @@ bool wait_for(Communicator& communicator, Work& work, double timeout_s) {
   name_this_thread(trace);
   const bool traced = !work.call().collective.empty();  // messages of mailboxes are not
   const TraceSpan span(trace, "wait", traced ? &work.call() : nullptr);
-  const auto start = Clock::now();
+  const bool bounded = timeout_s < kForeverSeconds;
+  const auto start = bounded ? Clock::now() : Clock::time_point{};
   while (!work.done()) {
-    const double left = timeout_s - std::chrono::duration<double>(Clock::now() - start).count();
+    const double left = bounded ? timeout_s - pycomm::seconds(Clock::now() - start) : kForeverSeconds;
     if (left <= 0) return false;
     {
       const py::gil_scoped_release release;

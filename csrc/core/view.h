@@ -14,6 +14,7 @@ struct View {
   std::int64_t count = 0;  // elements
   DType dtype = DType::u8;
 
+  bool operator==(const View&) const = default;
   std::int64_t bytes() const { return count * size_of(dtype); }
   std::byte* at(std::int64_t element) const { return data + element * size_of(dtype); }
   View slice(std::int64_t first, std::int64_t length) const { return {at(first), length, dtype}; }

@@ -14,18 +14,22 @@ class Backoff {
  public:
   static constexpr std::chrono::microseconds kSpin{20};
   static constexpr std::chrono::microseconds kYield{100};
+  // Spins between two looks at the clock, which costs as much as a pass.
+  static constexpr unsigned kBlindSpins = 8;
 
-  void reset() { waiting_ = false; }
+  void reset() { *this = {}; }
+
+  // Has waited longer than a message takes: the caller has time.
+  bool rests() const { return rests_; }
 
   // Spins or yields and returns zero, or returns how long to sleep.
   std::chrono::microseconds pause() {
+    if (!rests_ && ++spins_ % kBlindSpins != 0) return {};
     const auto now = Clock::now();
-    if (!waiting_) {
-      waiting_ = true;
-      since_ = now;
-    }
+    if (spins_ == kBlindSpins) since_ = now;
     const auto waited = std::chrono::duration_cast<std::chrono::microseconds>(now - since_);
-    if (waited < kSpin) return {};
+    rests_ = waited >= kSpin;
+    if (!rests_) return {};
     if (waited < kYield) {
       std::this_thread::yield();
       return {};
@@ -34,7 +38,8 @@ class Backoff {
   }
 
  private:
-  bool waiting_ = false;
+  bool rests_ = false;
+  unsigned spins_ = 0;
   Clock::time_point since_{};
 };
 

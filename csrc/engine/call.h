@@ -34,6 +34,8 @@ struct Call {
   bool soon = true;      // false: the caller waits right away
   int bucket = -1;       // its number, for traces; none
   std::shared_ptr<void> keepalive;
+
+  bool operator==(const Call&) const = default;
 };
 
 constexpr bool is_pair(Collective collective) {

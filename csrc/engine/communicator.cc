@@ -159,51 +159,71 @@ Prepared Communicator::prepare(Call call) {
   header.scale = static_cast<float>(call.scale);
   header.parts = call.counts.empty() ? 0 : kChosenParts;
 
-  return {.operation = std::move(operation),
-          .header = header,
-          .traced = traced(call, header, algorithm, checked.codec),
-          .peer = call.root,
-          .timeout_s = call.timeout_s > 0 ? call.timeout_s : engine_->settings().timeout_s,
-          .soon = call.soon,
-          .keepalive = std::move(call.keepalive)};
+  auto executor =
+      std::make_unique<HostExecutor>(std::move(operation), header, engine_->router(), engine_->staging());
+  Prepared prepared;
+  prepared.task =
+      std::make_shared<Task>(std::move(call.keepalive), traced(call, header, algorithm, checked.codec));
+  prepared.executor = executor.get();
+  Task& task = *prepared.task;
+  task.group = group_;
+  task.executor = std::move(executor);
+  task.header = header;
+  // A recv travels as the send that it awaits.
+  task.header.collective = static_cast<std::uint8_t>(call.collective);
+  task.timeout_s = call.timeout_s > 0 ? call.timeout_s : engine_->settings().timeout_s;
+  task.collective = !pair;
+  prepared.call = std::move(call);
+  return prepared;
+}
+
+std::unique_ptr<Prepared> Communicator::prepare_again(Call call) {
+  engine_->check_usable();
+  auto keepalive = std::move(call.keepalive);
+  std::unique_ptr<Prepared> kept;
+  {
+    const std::lock_guard lock(mutex_);
+    kept = recent_.take(call);
+  }
+  if (!kept) {
+    call.keepalive = std::move(keepalive);
+    return std::make_unique<Prepared>(prepare(std::move(call)));
+  }
+  kept->task->work.hold(std::move(keepalive));
+  return kept;
+}
+
+void Communicator::keep(std::unique_ptr<Prepared> prepared) {
+  prepared->task->work.hold(nullptr);
+  const std::lock_guard lock(mutex_);
+  recent_.keep(std::move(prepared));
 }
 
 std::shared_ptr<Work> Communicator::start(const Prepared& prepared) {
   engine_->check_usable();
   if (const auto failure = group_->failure()) raise(failure->kind, failure->what);
-  const Collective collective = prepared.operation->collective;
-  const bool pair = is_pair(collective);
-  Task task;
-  task.group = group_;
-  task.timeout_s = prepared.timeout_s;
-  task.collective = !pair;
+  Task& task = *prepared.task;
+  Header& header = task.header;
   const std::lock_guard lock(mutex_);
-  Header header = prepared.header;
-  header.sequence = pair ? pair_sequence_[{prepared.peer, collective == Collective::send}]++ : sequence_++;
-  if (!pair) {
+  if (task.collective) {
+    header.sequence = sequence_++;
     header.history = history_;
     history_ = header.next_history();
+  } else {
+    header.sequence = pair_sequence_[{prepared.call.root, prepared.call.collective == Collective::send}]++;
   }
-  TracedCall traced = prepared.traced;
-  traced.sequence = header.sequence;
-  task.work = std::make_shared<Work>(prepared.keepalive, traced);
-  const Tag tag = tag_of(group_->context, pair ? Plane::pairs : Plane::collectives, header.sequence);
-  task.start = [engine = engine_.get(), operation = prepared.operation, header, tag] {
-    return std::make_unique<HostExecutor>(operation, header, tag, engine->router(), engine->staging());
-  };
-  task.header = header;
-  task.header.collective =
-      static_cast<std::uint8_t>(collective);  // a recv travels as the send that it awaits
-  auto work = task.work;
-  engine_->driver().submit(std::move(task), prepared.soon);
-  return work;
+  const auto plane = task.collective ? Plane::collectives : Plane::pairs;
+  prepared.executor->number(header.sequence, header.history, tag_of(group_->context, plane, header.sequence));
+  task.work.submit(header.sequence);
+  engine_->driver().submit(prepared.task, prepared.call.soon);
+  return {prepared.task, &task.work};
 }
 
 bool Communicator::wait(const Work& work, double seconds) {
   if (work.done()) return true;
   engine_->check_usable();
   const auto span = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
-  return engine_->driver().wait(work, Clock::now() + span);
+  return engine_->driver().wait(work, span);
 }
 
 void Communicator::abort(const std::string& why) {

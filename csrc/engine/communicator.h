@@ -11,21 +11,11 @@
 #include "engine/call.h"
 #include "engine/compiled_plan.h"
 #include "engine/engine.h"
-#include "engine/executor_host.h"
+#include "engine/prepared.h"
+#include "engine/recent_calls.h"
 #include "plan/select.h"
 
 namespace pycomm {
-
-// A call that has been checked and planned; it may be started any number of times, one after the other.
-struct Prepared {
-  std::shared_ptr<const Operation> operation;
-  Header header;  // but for what numbers it
-  TracedCall traced;
-  int peer = 0;  // of a send or recv
-  double timeout_s = 0;
-  bool soon = true;
-  std::shared_ptr<void> keepalive;
-};
 
 // Threads: any. Operations of one communicator start in the order of submit(), which must be the same on all
 // its ranks; sends and receives are matched per peer and independent of those.
@@ -38,8 +28,12 @@ class Communicator {
   std::shared_ptr<Work> submit(Call call) { return start(prepare(std::move(call))); }
   // What submit() does once: checks the call and plans it. Local; throws InvalidArgument.
   Prepared prepare(Call call);
-  // And what it does each time.
+  // And what it does each time. The work is the same each time: it must be done, and nobody interested in it.
   std::shared_ptr<Work> start(const Prepared& prepared);
+  // The same as prepare(), in less time for a call like one that has been kept.
+  std::unique_ptr<Prepared> prepare_again(Call call);
+  // For a call whose work is done and which nobody will start or look at any more.
+  void keep(std::unique_ptr<Prepared> prepared);
   // Throws what submit() would throw of the call's arguments.
   void check(const Call& call) { choose(call, check_call(call, rank(), size())); }
   // How the algorithm of such a call is chosen. Local; throws InvalidArgument for a name that is none.
@@ -98,6 +92,7 @@ class Communicator {
   std::uint32_t history_ = 0;                                    // digest of the collectives so far
   std::map<std::pair<int, bool>, std::uint32_t> pair_sequence_;  // by (peer, sending)
   std::map<PlanKey, std::shared_ptr<const CompiledPlan>> plans_;
+  RecentCalls recent_;
 };
 
 }  // namespace pycomm

@@ -1,8 +1,6 @@
 #include "engine/driver.h"
 
 #include <algorithm>
-#include <array>
-#include <cstring>
 #include <utility>
 
 #include "core/error.h"
@@ -16,44 +14,10 @@ namespace {
 // How often an idle progress thread looks for frames, where a service listens.
 constexpr std::chrono::milliseconds kListen{1};
 
-// Frames are read when nothing else moves, and in every so many passes.
-constexpr unsigned kReadEvery = 16;
-
-constexpr std::uint8_t kNoticeKind = 0;
+// Passes between two looks at the clock, of a driver that is busy: a look costs more than a pass.
+constexpr unsigned kLookEvery = 32;
 
 }  // namespace
-
-// What ranks tell each other outside operations: a communicator broke (kind, then the reason), or the sender
-// leaves.
-struct Driver::Notice {
-  static constexpr std::uint32_t kLeaving = ~0u;  // in place of a context
-  std::uint32_t context = 0;
-  ErrorKind kind = ErrorKind::aborted;
-  std::string what;
-
-  std::vector<std::byte> pack() const {
-    std::size_t length = std::min(what.size(), kFrameBytes - 8);
-    if (length < what.size())  // not within a character of UTF-8
-      while (length > 0 && (static_cast<unsigned char>(what[length]) & 0xC0) == 0x80) --length;
-    std::vector<std::byte> bytes(8 + length);
-    const auto kind_code = static_cast<std::uint32_t>(kind);
-    std::memcpy(bytes.data(), &context, 4);
-    std::memcpy(bytes.data() + 4, &kind_code, 4);
-    std::memcpy(bytes.data() + 8, what.data(), length);
-    return bytes;
-  }
-
-  static Notice unpack(std::span<const std::byte> bytes) {
-    PYCOMM_DCHECK(bytes.size() >= 8);
-    Notice notice;
-    std::uint32_t kind_code = 0;
-    std::memcpy(&notice.context, bytes.data(), 4);
-    std::memcpy(&kind_code, bytes.data() + 4, 4);
-    notice.kind = static_cast<ErrorKind>(kind_code);
-    notice.what.assign(reinterpret_cast<const char*>(bytes.data() + 8), bytes.size() - 8);
-    return notice;
-  }
-};
 
 Driver::Driver(Router& router, Trace& trace, int collectives_in_flight, bool progress_thread)
     : router_(router),
@@ -67,11 +31,10 @@ Driver::Driver(Router& router, Trace& trace, int collectives_in_flight, bool pro
   if (has_thread_) thread_ = std::thread([this] { thread_main(); });
 }
 
-void Driver::submit(Task task, bool soon) {
+void Driver::submit(std::shared_ptr<Task> task, bool soon) {
   const std::lock_guard lock(mutex_);
   if (stop_) throw Aborted("the engine has been shut down");
   inbox_.push_back(std::move(task));
-  ++pending_;
   inbox_full_.store(true, std::memory_order_relaxed);  // the mutex orders what is behind the hint
   if (sleeping_)
     more_.notify_all();  // the driver, not only the idle thread beside it
@@ -135,11 +98,12 @@ void Driver::single_pass(std::unique_lock<std::mutex>& lock) {
   lock.unlock();
   {
     const FloatMode float_mode;
-    pass_or_break();
+    pass_or_break(Look::yes);
   }
   lock.lock();
   driving_ = false;
   turn_.notify_all();  // waiters, and stop()
+  news_ = false;
   if (waiting_ == 0) wake_thread();
 }
 
@@ -148,22 +112,36 @@ void Driver::wake_thread() {
   if (has_thread_ && (under_way() || (listens() && !dozing_))) more_.notify_one();
 }
 
-bool Driver::wait(const Work& work, Clock::time_point until) {
-  return wait([&work] { return work.done(); }, until);
+bool Driver::wait(const Work& work, Clock::duration time) {
+  return wait_for([&work] { return work.done(); }, time);
 }
 
-bool Driver::wait(const std::function<bool()>& done, Clock::time_point until) {
+bool Driver::wait(const std::function<bool()>& done, Clock::duration time) {
+  return wait_for([&done] { return done(); }, time);
+}
+
+template <class Done>
+bool Driver::wait_for(Done done, Clock::duration time) {
+  // Begins with the first look at the clock: most waits end before.
+  std::optional<Clock::time_point> until;
+  const auto late = [&](Clock::time_point now) {
+    if (!until) until = now + time;
+    return now >= *until;
+  };
+  bool over = false;
   std::unique_lock lock(mutex_);
-  while (!done() && Clock::now() < until && !stop_) {
+  while (!over && !done() && !stop_) {
     if (!driving_) {
       driving_ = true;
+      take_inbox();
       lock.unlock();
-      drive([&] { return done() || Clock::now() >= until || stop_; });
+      const auto began = now_;
+      drive([&] { return done() || stop_ || (over = now_ != began && late(now_)); });
       lock.lock();
       driving_ = false;
-    } else {
+    } else if (!(over = late(Clock::now()))) {
       ++waiting_;
-      turn_.wait_until(lock, until);
+      turn_.wait_until(lock, *until);
       --waiting_;
     }
   }
@@ -190,18 +168,22 @@ void Driver::thread_main() {
     }
     driving_ = true;
     lock.unlock();
-    drive([&] {
-      const std::lock_guard inner(mutex_);
-      return stop_ || !under_way();
-    });
+    drive([&] { return stop_ || (!inbox_full_.load(std::memory_order_relaxed) && !works()); });
     lock.lock();
     driving_ = false;
-    if (waiting_ > 0) turn_.notify_one();
+    if (waiting_ > 0) turn_.notify_all();
   }
 }
 
+// With the lock, and nobody drives.
 bool Driver::under_way() const {
-  return pending_ > 0 || std::any_of(services_.begin(), services_.end(), [](auto& s) { return s->busy(); });
+  return !inbox_.empty() || works();
+}
+
+// With the turn, or with the lock while nobody has it.
+bool Driver::works() const {
+  return !active_.empty() ||
+         std::any_of(services_.begin(), services_.end(), [](auto& s) { return s->busy(); });
 }
 
 bool Driver::listens() const {
@@ -215,7 +197,7 @@ void Driver::drive(Done done) {
   TraceStalls stalls(trace_);
   Backoff backoff;
   while (!done()) {
-    if (pass_or_break()) {
+    if (pass_or_break(backoff.rests() ? Look::yes : Look::sometimes)) {
       stalls.moved();
       backoff.reset();
       continue;
@@ -232,123 +214,135 @@ void Driver::drive(Done done) {
 }
 
 // A transport that fails outside any one operation breaks all of them.
-bool Driver::pass_or_break() {
+bool Driver::pass_or_break(Look look) {
   try {
-    return pass();
+    return pass(look);
   } catch (const std::exception& error) {
-    for (Task& task : active_)
-      if (!task.work->done()) fail(task, ErrorKind::transport, error.what());
+    for (Active& active : active_)
+      if (!active.ended) fail(active, ErrorKind::transport, error.what());
     for (const auto& service : services_) service->failed({ErrorKind::transport, error.what()});
     clear_ended();
-    const std::lock_guard lock(mutex_);
-    if (waiting_ > 0) turn_.notify_all();
-    return true;
+    return news_ = true;
   }
 }
 
-bool Driver::pass() {
-  bool news = false;  // for waiters other than those of tasks
+bool Driver::pass(Look look) {
+  bool news = false;
   if (inbox_full_.load(std::memory_order_relaxed)) {
     {
       const std::lock_guard lock(mutex_);
-      for (Task& task : inbox_) active_.push_back(std::move(task));
-      inbox_.clear();
-      inbox_full_.store(false, std::memory_order_relaxed);
+      take_inbox();
     }
     news |= send_news();  // what comes later sets the hint again
   }
+  if (news_) wake_waiters();
+  const bool looks = ++passes_ % kLookEvery == 0 || look == Look::yes;
+  if (looks) now_ = Clock::now();
   bool moved = false;
-  for (Task& task : active_) moved |= run(task);
+  for (Active& active : active_) moved |= run(active, looks);
   for (const auto& service : services_) news |= service->advance();
   moved |= news;
-  if (!moved) std::erase_if(pinned_, [](Task& task) { return withdrawn(*task.executor); });
-  if (!moved || ++passes_ % kReadEvery == 0) news |= read_control();
+  if (looks && !moved)
+    std::erase_if(pinned_, [](Active& active) { return withdrawn(*active.task->executor); });
+  if (looks || (!moved && listens())) news |= read_control();
   clear_ended();
-  if (news) {
-    const std::lock_guard lock(mutex_);
-    if (waiting_ > 0) turn_.notify_all();
-  }
+  news_ |= news;
   return moved || news;
 }
 
-void Driver::clear_ended() {
-  std::size_t ended = 0;
-  for (auto task = active_.begin(); task != active_.end();) {
-    const auto next = std::next(task);
-    if (task->work->done()) {
-      ++ended;
-      if (task->executor && !task->executor->finished())
-        pinned_.splice(pinned_.end(), active_, task);
-      else
-        active_.erase(task);
-    }
-    task = next;
-  }
-  if (ended == 0) return;
+// With the lock and the turn. News for peers stay: send_news() takes them.
+void Driver::take_inbox() {
+  for (auto& task : inbox_) active_.push_back({std::move(task)});
+  inbox_.clear();
+  inbox_full_.store(!outbox_.empty(), std::memory_order_relaxed);
+}
+
+void Driver::wake_waiters() {
   const std::lock_guard lock(mutex_);
-  pending_ -= ended;
+  news_ = false;
   if (waiting_ > 0) turn_.notify_all();
+}
+
+void Driver::clear_ended() {
+  if (!std::exchange(any_ended_, false)) return;
+  news_ = true;
+  std::erase_if(active_, [this](Active& active) {
+    if (active.pinned) pinned_.push_back(active);
+    return active.ended;
+  });
 }
 
 // A transport that cannot even tell keeps the buffers.
 bool Driver::withdrawn(Executor& executor) {
   try {
-    return executor.withdraw();
+    if (!executor.withdraw()) return false;
   } catch (const Error&) {
     return false;
   }
+  executor.end();
+  return true;
 }
 
-bool Driver::run(Task& task) {
+// True if anything moved.
+bool Driver::run(Active& active, bool looks) {
+  Task& task = *active.task;
   try {
     if (const auto failure = task.group->failure()) raise(failure->kind, failure->what);
-    if (const auto why = task.work->abandoned()) throw Aborted(*why);
-    if (!task.executor) {
-      if (task.collective && task.group->running >= collectives_in_flight_) return past_deadline(task);
-      task.executor = task.start();
+    if (const std::string* why = task.work.abandoned()) throw Aborted(*why);
+    bool moved = false;
+    if (!active.running && !(task.collective && task.group->running >= collectives_in_flight_)) {
+      task.executor->begin();
+      active.running = true;
       if (task.collective) ++task.group->running;
-      task.work->start(Clock::now());
+      task.work.start(std::max(now_, task.work.submitted()));
     }
-    const bool moved = task.executor->advance();
-    if (task.executor->finished()) {
-      end(task, std::nullopt);
+    if (active.running) moved = task.executor->advance();
+    if (active.running && task.executor->finished()) {
+      task.executor->end();
+      end(active, std::nullopt);
       return true;
     }
-    return moved || past_deadline(task);
+    if (looks && !moved) check_deadline(active);
+    return moved;
   } catch (const Error& error) {
-    fail(task, error.kind(), error.what());
+    fail(active, error.kind(), error.what());
   } catch (const std::exception& error) {  // std::bad_alloc and the like
-    fail(task, ErrorKind::internal, error.what());
+    fail(active, ErrorKind::internal, error.what());
   }
   return true;
 }
 
-// Throws when the deadline is over, or when a rank that it waits for has left; else returns false.
-bool Driver::past_deadline(Task& task) {
-  const auto now = Clock::now();
-  if (task.executor)
+// Throws when the deadline is over, or when a rank that it waits for has left.
+void Driver::check_deadline(const Active& active) const {
+  const Task& task = *active.task;
+  if (active.running)
     for (const auto& [peer, since] : left_)
       // What it sent before it left counts as late only once it has been looked for as long.
-      if (now - std::max(since, task.work->started()) > kFarewell && task.executor->waits_for(peer))
+      if (now_ - std::max(since, task.work.started()) > kFarewell && task.executor->waits_for(peer))
         throw Aborted(text("world rank ", peer, " has left: it ended or called shutdown(); waiting for ",
                            task.executor->waiting_for()));
-  if (seconds(now - task.work->submitted()) < task.timeout_s) return false;
+  if (seconds(now_ - task.work.submitted()) < task.timeout_s) return;
   throw Timeout(text("no end after ", task.timeout_s, " s: ",
-                     task.executor ? "waiting for " + task.executor->waiting_for()
-                                   : std::string("waiting for earlier operations of the communicator")));
+                     active.running ? "waiting for " + task.executor->waiting_for()
+                                    : std::string("waiting for earlier operations of the communicator")));
 }
 
-void Driver::end(Task& task, std::optional<Failure> failure) {
-  if (task.executor && task.collective) --task.group->running;
-  Work& work = *task.work;
-  const std::int64_t sent = task.executor ? task.executor->bytes_sent() : 0;
+// The executor has ended, or is pinned.
+void Driver::end(Active& active, std::optional<Failure> failure) {
+  const Task& task = *active.task;
+  if (active.running && task.collective) --task.group->running;
+  active.ended = any_ended_ = true;
+  const std::int64_t sent = active.running ? task.executor->bytes_sent() : 0;
+  const auto now = Clock::now();
+  Work& work = active.task->work;
   if (trace_.on())  // before anybody can see that it is done, and end the trace
-    trace_.operation(work.call(), {work.submitted(), work.started(), Clock::now()}, sent,
+    trace_.operation(work.call(), {work.submitted(), work.started(), now}, sent,
                      failure ? failure->what : "");
-  work.finish(std::move(failure), sent);
+  work.finish(std::move(failure), sent, now);
 }
 
-void Driver::fail(Task& task, ErrorKind kind, const std::string& what) {
+void Driver::fail(Active& active, ErrorKind kind, const std::string& what) {
+  const Task& task = *active.task;
   const auto first = task.group->failure();
   const std::string call = describe(task.header);
   Failure failure{kind, what};
@@ -357,110 +351,15 @@ void Driver::fail(Task& task, ErrorKind kind, const std::string& what) {
       failure.what += text("; rank ", task.group->rank, " called ", call);
   } else {
     failure.what = text(call, " failed on rank ", task.group->rank, " after ",
-                        seconds(Clock::now() - task.work->submitted()), " s: ", what);
+                        seconds(Clock::now() - task.work.submitted()), " s: ", what);
     task.group->fail(failure);
     tell_peers(*task.group, failure);
   }
-  const bool ours = !task.executor || withdrawn(*task.executor);
-  end(task, failure);
-  if (ours) task.executor.reset();
-}
-
-bool Driver::send_news() {
-  std::vector<std::pair<std::shared_ptr<Group>, Failure>> news;
-  {
-    const std::lock_guard lock(mutex_);
-    news.swap(outbox_);
-  }
-  for (const auto& [group, failure] : news) break_group(*group, failure);
-  return !news.empty();
-}
-
-void Driver::tell_peers(const Group& group, const Failure& failure) {
-  const Notice notice{group.context, failure.kind, failure.what};
-  for (int peer : group.world_ranks) post_notice(peer, notice);
-}
-
-void Driver::post_notice(int peer, const Notice& notice) {
-  if (peer == router_.rank()) return;
-  try {
-    post_frame(kNoticeKind, peer, notice.pack());
-  } catch (const Error&) {
-    // That peer cannot be reached: it will find out by its own deadline. Our own caller learns the first
-    // cause.
-  }
-}
-
-void Driver::post_frame(std::uint8_t kind, int peer, std::span<const std::byte> bytes) {
-  PYCOMM_DCHECK(bytes.size() <= kFrameBytes);
-  std::array<std::byte, kControlBytes> frame;
-  frame[0] = std::byte{kind};
-  std::copy(bytes.begin(), bytes.end(), frame.begin() + 1);
-  router_.to(peer).post_control(peer, std::span(frame).first(bytes.size() + 1));
-}
-
-bool Driver::read_control() {
-  ControlFrame frame;
-  bool any = false;
-  while (router_.poll_control(&frame)) {
-    any = true;
-    PYCOMM_DCHECK(!frame.bytes.empty());
-    const auto kind = std::to_integer<std::size_t>(frame.bytes[0]);
-    const auto bytes = std::span<const std::byte>(frame.bytes).subspan(1);
-    PYCOMM_DCHECK(kind <= services_.size());
-    if (kind == kNoticeKind)
-      read_notice(frame.peer, bytes);
-    else
-      services_[kind - 1]->frame(frame.peer, bytes);
-  }
-  while (const auto peer = router_.poll_departure()) {
-    any = true;
-    departed(*peer);
-  }
-  return any;
-}
-
-void Driver::read_notice(int peer, std::span<const std::byte> bytes) {
-  const Notice notice = Notice::unpack(bytes);
-  if (notice.context == Notice::kLeaving) {
-    departed(peer);
-    return;
-  }
-  fail_locally(notice.context, {notice.kind, notice.what});
-}
-
-// It has said so, or a transport has noticed.
-void Driver::departed(int peer) {
-  if (!left_.emplace(peer, Clock::now()).second) return;
-  for (const auto& service : services_) service->departed(peer);
-}
-
-std::shared_ptr<Group> Driver::fail_locally(std::uint32_t context, const Failure& failure) {
-  const std::lock_guard lock(mutex_);
-  const auto found = groups_.find(context);
-  if (found == groups_.end()) absent_failures_.emplace(context, failure);
-  return found != groups_.end() && found->second->fail(failure) ? found->second : nullptr;
-}
-
-std::optional<Failure> Driver::failure(std::uint32_t context) {
-  const std::lock_guard lock(mutex_);
-  if (const auto found = groups_.find(context); found != groups_.end()) return found->second->failure();
-  const auto absent = absent_failures_.find(context);
-  return absent == absent_failures_.end() ? std::nullopt : std::optional(absent->second);
-}
-
-bool Driver::gone(std::uint32_t context) {
-  const std::lock_guard lock(mutex_);
-  forget_unheld();
-  return context <= newest_ && !groups_.contains(context);
-}
-
-void Driver::break_group(Group& group, const Failure& failure) {
-  if (group.fail(failure)) tell_peers(group, failure);
-}
-
-void Driver::break_context(std::uint32_t context, const Failure& failure) {
-  if (const auto group = fail_locally(context, failure)) tell_peers(*group, failure);
+  if (active.running)
+    active.pinned = !withdrawn(*task.executor);
+  else
+    task.executor->end();
+  end(active, failure);
 }
 
 bool Driver::stop() {
@@ -472,26 +371,17 @@ bool Driver::stop() {
   if (thread_.joinable()) thread_.join();
   std::unique_lock lock(mutex_);
   turn_.wait(lock, [this] { return !driving_; });
-  for (Task& task : inbox_) active_.push_back(std::move(task));
-  inbox_.clear();
-  for (Task& task : active_)
-    if (!task.work->done()) fail(task, ErrorKind::aborted, "the engine was shut down while it ran");
+  take_inbox();
+  for (Active& active : active_)
+    if (!active.ended) fail(active, ErrorKind::aborted, "the engine was shut down while it ran");
   for (const auto& service : services_) clean_ &= service->stop();
-  pending_ = 0;
+  clear_ended();
   turn_.notify_all();
   turn_.wait(lock, [this] { return waiting_ == 0; });
-  for (Task& task : active_)
-    if (task.executor) pinned_.push_back(std::move(task));
-  active_.clear();
-  std::erase_if(pinned_, [](Task& task) { return withdrawn(*task.executor); });
+  std::erase_if(pinned_, [](Active& active) { return withdrawn(*active.task->executor); });
   clean_ &= pinned_.empty();
   say_goodbye();
   return clean_;
-}
-
-void Driver::say_goodbye() {
-  for (int peer = 0; peer < router_.size(); ++peer)
-    post_notice(peer, {Notice::kLeaving, ErrorKind::aborted, {}});
 }
 
 }  // namespace pycomm

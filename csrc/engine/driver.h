@@ -14,7 +14,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <functional>
-#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -33,15 +32,16 @@
 
 namespace pycomm {
 
+// An operation and what runs it. It may be submitted again once its work is done.
 struct Task {
-  std::shared_ptr<Work> work;
+  Task(std::shared_ptr<void> keepalive, const TracedCall& call) : work(std::move(keepalive), call) {}
+
+  Work work;
   std::shared_ptr<Group> group;
-  std::function<std::unique_ptr<Executor>()> start;  // called by the driver
-  Header header;                                     // the call, for errors
+  std::unique_ptr<Executor> executor;
+  Header header;  // the call, for errors
   double timeout_s = 0;
   bool collective = true;  // collectives of one group start in order, and only some run at once
-
-  std::unique_ptr<Executor> executor;  // once started
 };
 
 class Driver {
@@ -51,13 +51,13 @@ class Driver {
   ~Driver() { stop(); }
 
   // `soon`: wake the progress thread; false when the caller waits right away.
-  void submit(Task task, bool soon);
+  void submit(std::shared_ptr<Task> task, bool soon);
 
-  // Drives, or sleeps while another thread drives, until the work is done or the time has come. True: done.
-  bool wait(const Work& work, Clock::time_point until);
+  // Drives, or sleeps while another thread drives, until the work is done or the time is over. True: done.
+  bool wait(const Work& work, Clock::duration time);
   // The same for anything that a pass can bring about. `done` is called by the waiting thread alone, often,
   // and with our lock: it must be quick and not call us.
-  bool wait(const std::function<bool()>& done, Clock::time_point until);
+  bool wait(const std::function<bool()>& done, Clock::duration time);
 
   // For services that were given something: wakes whoever drives and sleeps.
   void nudge();
@@ -98,20 +98,33 @@ class Driver {
  private:
   struct Notice;
 
-  bool pass();
-  bool pass_or_break();
+  // A task that has been taken from the inbox.
+  struct Active {
+    std::shared_ptr<Task> task;
+    bool running = false;  // has begun
+    bool ended = false;    // then somebody may submit the task again
+    bool pinned = false;   // ended, but a transport still uses its buffers
+  };
+
+  // A pass with a look also reads the clock, deadlines and frames. Some others do, too.
+  enum class Look { yes, sometimes };
+  bool pass(Look look);
+  bool pass_or_break(Look look);
   void forget_unheld();
   void single_pass(std::unique_lock<std::mutex>& lock);
   bool under_way() const;
+  bool works() const;
   bool listens() const;
   void wake_thread();
+  void take_inbox();
+  void wake_waiters();
   void clear_ended();
   static bool withdrawn(Executor& executor);
   void post_notice(int peer, const Notice& notice);
   void say_goodbye();
-  bool run(Task& task);
-  void end(Task& task, std::optional<Failure> failure);
-  void fail(Task& task, ErrorKind kind, const std::string& what);
+  bool run(Active& active, bool looks);
+  void end(Active& active, std::optional<Failure> failure);
+  void fail(Active& active, ErrorKind kind, const std::string& what);
   void tell_peers(const Group& group, const Failure& failure);
   bool send_news();
   bool read_control();
@@ -119,7 +132,9 @@ class Driver {
   std::shared_ptr<Group> fail_locally(std::uint32_t context, const Failure& failure);
   void read_notice(int peer, std::span<const std::byte> bytes);
   void departed(int peer);
-  bool past_deadline(Task& task);
+  void check_deadline(const Active& active) const;
+  template <class Done>
+  bool wait_for(Done done, Clock::duration time);
   template <class Done>
   void drive(Done done);
   void thread_main();
@@ -132,9 +147,8 @@ class Driver {
   std::mutex mutex_;              // guards until "driver only"
   std::condition_variable turn_;  // the turn is free, or a work is done
   std::condition_variable more_;  // there is something to drive
-  std::vector<Task> inbox_;
+  std::vector<std::shared_ptr<Task>> inbox_;
   std::vector<std::pair<std::shared_ptr<Group>, Failure>> outbox_;  // news for peers
-  std::size_t pending_ = 0;                                         // submitted and not done
   int waiting_ = 0;                                                 // threads in turn_
   bool driving_ = false;
   bool nudged_ = false;    // since the driver last looked
@@ -144,15 +158,18 @@ class Driver {
   std::int64_t newest_ = -1;  // context that was announced
   // Of communicators not in groups_. Kept, since mail of theirs may still be on its way.
   std::map<std::uint32_t, Failure> absent_failures_;
-  std::atomic<bool> inbox_full_{false};  // hint: look into inbox_
+  std::atomic<bool> inbox_full_{false};  // hint: look into inbox_ and outbox_
   std::atomic<bool> stop_{false};        // written under the lock
 
   // Driver only.
-  std::list<Task> active_;
-  std::list<Task> pinned_;                 // failed, but a transport still uses their buffers
+  std::vector<Active> active_;
+  std::vector<Active> pinned_;
   std::map<int, Clock::time_point> left_;  // world ranks that have gone, and since when we know
   unsigned passes_ = 0;
-  bool clean_ = true;  // once stopped: no transport uses any buffer of ours
+  Clock::time_point now_{};  // of the latest look
+  bool any_ended_ = false;   // in active_
+  bool news_ = false;        // for waiters that sleep; told in the next pass, or with the turn
+  bool clean_ = true;        // once stopped: no transport uses any buffer of ours
 
   std::vector<std::unique_ptr<Service>> services_;  // by kind, from 1
   std::thread thread_;

@@ -1,5 +1,5 @@
-// Runs one rank's part of one operation, a little further with every advance(). It never waits itself. Used
-// by the driver only.
+// Runs one rank's part of one operation, a little further with every advance(), any number of times one after
+// the other. It never waits itself. Used by the driver only, but for making and destroying it between runs.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,11 @@ namespace pycomm {
 class Executor {
  public:
   virtual ~Executor() = default;
+
+  // Before each run: takes what it needs. Throws when that is not there.
+  virtual void begin() = 0;
+  // After each run that a transport has no part in any more, and after a begin() that threw: gives it back.
+  virtual void end() = 0;
 
   // Does what can be done now; true if anything moved. Throws on a mismatch or a transport's failure.
   virtual bool advance() = 0;

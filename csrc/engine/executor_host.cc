@@ -14,12 +14,10 @@ constexpr std::size_t kInlineBytes = 4096 - sizeof(Header);
 
 }  // namespace
 
-HostExecutor::HostExecutor(std::shared_ptr<const Operation> operation, const Header& header, Tag tag,
-                           Router& router, Staging& staging)
+HostExecutor::HostExecutor(std::shared_ptr<const Operation> operation, const Header& header, Router& router,
+                           Staging& staging)
     : shared_operation_(std::move(operation)),
       operation_(*shared_operation_),
-      header_(header),
-      tag_(tag),
       world_ranks_(operation_.group->world_ranks),
       plan_(*operation_.plan),
       router_(router),
@@ -33,25 +31,50 @@ HostExecutor::HostExecutor(std::shared_ptr<const Operation> operation, const Hea
   progress_.resize(plan_.steps.size());
   for (std::size_t i = 0; i < plan_.steps.size(); ++i) {
     const Step& step = plan_.steps[i].step;
-    if (step.op == Op::meet) {
-      progress_[i].parts_left = 2 * static_cast<int>(step.peers.size());
-    } else {
+    if (step.op != Op::meet)
       progress_[i].segments = std::max<std::int64_t>(1, (layout_.count(step.chunk) + segment - 1) / segment);
-    }
   }
-  unfinished_ = plan_.steps.size();
 
-  // Incoming lanes first: what has come is taken before more is sent.
   lanes_.reserve(plan_.channels.size());
   for (const bool outgoing : {false, true}) {
+    if (outgoing) first_out_ = lanes_.size();
     for (const Channel& channel : plan_.channels) {
       if (channel.outgoing != outgoing) continue;
       const int world_peer = world_ranks_[channel.peer];
-      Transport& transport = router_.to(world_peer);
       const auto window = static_cast<std::size_t>(router_.pacing(world_peer).window);
-      lanes_.push_back(Lane{&channel, &transport, world_peer, header_for(channel), window, 0, 0, false, {}});
+      lanes_.push_back(Lane{.channel = &channel,
+                            .world_peer = world_peer,
+                            .header = header_for(channel, header),
+                            .window = window});
     }
   }
+}
+
+void HostExecutor::number(std::uint32_t sequence, std::uint32_t history, Tag tag) {
+  tag_ = tag;
+  for (Lane& lane : lanes_) {
+    lane.header.sequence = sequence;
+    lane.header.history = history;
+  }
+}
+
+void HostExecutor::begin() {
+  for (std::size_t i = 0; i < progress_.size(); ++i) {
+    const Step& step = plan_.steps[i].step;
+    progress_[i].done = 0;
+    progress_[i].parts_left = step.op == Op::meet ? 2 * static_cast<int>(step.peers.size()) : 0;
+  }
+  for (Lane& lane : lanes_) {
+    lane.transport = &router_.to(lane.world_peer);
+    lane.next = 0;
+    lane.next_segment = 0;
+    lane.opened = false;
+  }
+  local_next_ = 0;
+  unfinished_ = plan_.steps.size();
+  bytes_sent_ = 0;
+
+  const DType dtype = operation_.input.dtype;
   if (plan_.scratch_slots > 0)
     scratch_ =
         staging_.take(plan_.scratch_slots * std::max<std::int64_t>(1, layout_.largest()) * size_of(dtype));
@@ -66,9 +89,14 @@ HostExecutor::HostExecutor(std::shared_ptr<const Operation> operation, const Hea
   }
 }
 
+void HostExecutor::end() {
+  scratch_ = {};
+  kept_ = {};
+  mirrors_.reset();
+}
+
 // With parts of chosen sizes each channel's header holds those that travel along it; where peers meet, all.
-Header HostExecutor::header_for(const Channel& channel) const {
-  Header header = header_;
+Header HostExecutor::header_for(const Channel& channel, Header header) const {
   if (!layout_.is_chosen()) return header;
   std::vector<std::int64_t> counts;
   for (const int index : channel.steps) {
@@ -82,9 +110,11 @@ Header HostExecutor::header_for(const Channel& channel) const {
 }
 
 bool HostExecutor::advance() {
+  // What has come is taken, worked on and passed on at once.
   bool moved = false;
-  for (Lane& lane : lanes_) moved |= lane.channel->outgoing ? advance_outgoing(lane) : advance_incoming(lane);
+  for (std::size_t i = 0; i < first_out_; ++i) moved |= advance_incoming(lanes_[i]);
   moved |= advance_local();
+  for (std::size_t i = first_out_; i < lanes_.size(); ++i) moved |= advance_outgoing(lanes_[i]);
   return moved;
 }
 
@@ -92,6 +122,15 @@ bool HostExecutor::advance() {
 // ---------------------------------------------------------------------------------------------
 
 bool HostExecutor::advance_outgoing(Lane& lane) {
+  bool moved = retire_sent(lane);
+  while (lane.flights.size() < lane.window && lane.next < lane.channel->steps.size() && post_send(lane)) {
+    moved = true;
+    retire_sent(lane);  // short messages are often done at once
+  }
+  return moved;
+}
+
+bool HostExecutor::retire_sent(Lane& lane) {
   bool moved = false;
   while (!lane.flights.empty() && lane.transport->poll(lane.flights.front().ticket)) {
     const int step = lane.flights.front().step;
@@ -99,8 +138,6 @@ bool HostExecutor::advance_outgoing(Lane& lane) {
     if (step >= 0) complete(step);
     moved = true;
   }
-  while (lane.flights.size() < lane.window && lane.next < lane.channel->steps.size() && post_send(lane))
-    moved = true;
   return moved;
 }
 
@@ -320,21 +357,21 @@ void HostExecutor::run_local(int index, std::int64_t segment) {
   const Step& step = plan_.steps[index].step;
   const View dst = segment_view(step.dst, step.chunk, segment);
   const auto add = step.pairwise ? reduce_pairwise : reduce_operands;
-  std::vector<Operand> operands;
   Staging::Block own;
+  operands_.clear();
   switch (step.op) {
     case Op::copy:
       copy_operand(dst, operand_of(step.src, step.chunk, segment, own), finish_of(step));
       break;
     case Op::reduce:
-      for (Buffer source : step.sources) operands.push_back(operand_of(source, step.chunk, segment, own));
-      add(dst, operands, operation_.op, finish_of(step));
+      for (Buffer source : step.sources) operands_.push_back(operand_of(source, step.chunk, segment, own));
+      add(dst, operands_, operation_.op, finish_of(step));
       break;
     case Op::reduce_from:
       for (int peer : step.peers)
-        operands.push_back(
+        operands_.push_back(
             {peer_segment_view(peer, step.src, step.chunk, segment).data, contribution_scale(step.src)});
-      add(dst, operands, operation_.op, finish_of(step));
+      add(dst, operands_, operation_.op, finish_of(step));
       break;
     case Op::store_to: {
       const View src = segment_view(step.src, step.chunk, segment);
@@ -374,73 +411,6 @@ bool HostExecutor::ready(int index, std::int64_t segment) const {
   for (int earlier : compiled.after_all)
     if (progress_[earlier].done < progress_[earlier].segments) return false;
   return true;
-}
-
-std::string HostExecutor::waiting_for() const {
-  const Lane* oldest = nullptr;
-  int oldest_step = 0;
-  for (const Lane& lane : lanes_) {
-    int step = -1;
-    if (!lane.flights.empty()) {
-      step = lane.flights.front().step >= 0 ? lane.flights.front().step : lane.channel->steps[0];
-    } else if (lane.next < lane.channel->steps.size()) {
-      step = lane.channel->steps[lane.next];
-    }
-    if (step < 0) continue;
-    if (!oldest || plan_.steps[step].stage < plan_.steps[oldest_step].stage) {
-      oldest = &lane;
-      oldest_step = step;
-    }
-  }
-  if (!oldest) return "its own steps";
-  const Progress& progress = progress_[oldest_step];
-  return text(oldest->channel->outgoing ? "send to" : "recv from", " rank ", oldest->channel->peer,
-              " in stage ", plan_.steps[oldest_step].stage + 1, " of ", plan_.stages, " (chunk ",
-              plan_.steps[oldest_step].step.chunk, ", segment ",
-              std::min(progress.done + 1, progress.segments), " of ", progress.segments, ")");
-}
-
-bool HostExecutor::withdraw() {
-  bool empty = true;
-  for (Lane& lane : lanes_) {
-    lane.next = lane.channel->steps.size();
-    std::erase_if(lane.flights, [&](Flight& flight) {
-      if (flight.landed) return true;
-      bool done = false;
-      try {
-        done = lane.transport->poll(flight.ticket).has_value();
-      } catch (const Error&) {
-        // Said once; the ticket is then only to be cancelled.
-      }
-      if (!done) return lane.transport->cancel(flight.ticket);
-      // It arrived after all: a peer that was met so knows where our buffers lie.
-      if (lane.channel->outgoing && flight.step >= 0) complete(flight.step);
-      return true;
-    });
-    empty &= lane.flights.empty();
-  }
-  return empty && !exposed();
-}
-
-// Whether peers may read and write our buffers: they know where these lie, and have not all come to the last
-// meet.
-bool HostExecutor::exposed() const {
-  bool sent = false;
-  bool open = false;
-  for (std::size_t i = 0; i < progress_.size(); ++i) {
-    const Step& step = plan_.steps[i].step;
-    if (step.op != Op::meet) continue;
-    sent |= progress_[i].parts_left < 2 * static_cast<int>(step.peers.size());
-    open = progress_[i].done == 0;
-  }
-  return sent && open;
-}
-
-bool HostExecutor::waits_for(int world_peer) const {
-  for (const Lane& lane : lanes_)
-    if (lane.world_peer == world_peer && (!lane.flights.empty() || lane.next < lane.channel->steps.size()))
-      return true;
-  return false;
 }
 
 // --- where things lie

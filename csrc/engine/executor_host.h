@@ -45,10 +45,14 @@ struct Operation {
 
 class HostExecutor final : public Executor {
  public:
-  // The header and the tag are those of this run.
-  HostExecutor(std::shared_ptr<const Operation> operation, const Header& header, Tag tag, Router& router,
+  // The header is that of the call; what numbers it is said before each run.
+  HostExecutor(std::shared_ptr<const Operation> operation, const Header& header, Router& router,
                Staging& staging);
+  // Between runs: those of the next one.
+  void number(std::uint32_t sequence, std::uint32_t history, Tag tag);
 
+  void begin() override;
+  void end() override;
   bool advance() override;
   bool finished() const override { return unfinished_ == 0; }
   std::int64_t bytes_sent() const override { return bytes_sent_; }
@@ -82,13 +86,14 @@ class HostExecutor final : public Executor {
     std::size_t next = 0;           // position in channel->steps
     std::int64_t next_segment = 0;  // of that step
     bool opened = false;            // outgoing: header sent; incoming: header received
-    std::vector<Flight> flights;    // in order; at most a window of them
+    std::vector<Flight> flights{};  // in order; at most a window of them
   };
 
   bool advance_outgoing(Lane& lane);
   bool advance_incoming(Lane& lane);
   bool advance_local();
 
+  bool retire_sent(Lane& lane);
   bool post_send(Lane& lane);
   bool post_recv(Lane& lane);
   void post_opening_recv(Lane& lane);
@@ -101,7 +106,7 @@ class HostExecutor final : public Executor {
   std::byte* payload_of(int step, std::int64_t segment, Staging::Block& block);
   std::int64_t payload_bytes(int step, std::int64_t segment) const;
   bool exposed() const;
-  Header header_for(const Channel& channel) const;
+  Header header_for(const Channel& channel, Header header) const;
   void step_on(Lane& lane);
   void complete(int step);
   bool ready(int step, std::int64_t segment) const;
@@ -126,8 +131,7 @@ class HostExecutor final : public Executor {
 
   const std::shared_ptr<const Operation> shared_operation_;
   const Operation& operation_;
-  const Header header_;
-  const Tag tag_;
+  Tag tag_;
   const std::vector<int>& world_ranks_;
   const CompiledPlan& plan_;
   Router& router_;
@@ -136,10 +140,12 @@ class HostExecutor final : public Executor {
   std::int64_t segments_per_chunk_ = 1;
   std::int64_t wire_segment_bytes_ = 0;
   std::vector<Progress> progress_;
-  std::vector<Lane> lanes_;
+  std::vector<Lane> lanes_;     // those in before those out
+  std::size_t first_out_ = 0;   // of lanes_
   std::size_t local_next_ = 0;  // first local step that is not finished
   std::size_t unfinished_ = 0;
   std::int64_t bytes_sent_ = 0;
+  std::vector<Operand> operands_;  // of the step at hand
   Staging::Block scratch_;
   Staging::Block kept_;
   std::vector<std::uint8_t> kept_valid_;

@@ -1,6 +1,7 @@
 // What the operations of one communicator share.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <mutex>
 #include <optional>
@@ -33,6 +34,8 @@ class Group {
   int size() const { return static_cast<int>(world_ranks.size()); }
 
   std::optional<Failure> failure() const {
+    // Asked in every pass. Acquire: whoever sees it set sees what came before the failure, too.
+    if (!failed_.load(std::memory_order_acquire)) return std::nullopt;
     const std::lock_guard lock(mutex_);
     return failure_;
   }
@@ -41,10 +44,12 @@ class Group {
     const std::lock_guard lock(mutex_);
     if (failure_) return false;
     failure_ = failure;
+    failed_.store(true, std::memory_order_release);
     return true;
   }
 
  private:
+  std::atomic<bool> failed_{false};
   mutable std::mutex mutex_;
   std::optional<Failure> failure_;
 };

@@ -239,7 +239,7 @@ void MailSender::finish(Sending& sending, std::optional<Failure> failure) {
   const auto bytes = failure ? 0 : static_cast<std::int64_t>(message.payload_bytes);
   if (message.peer == plane_.router().rank()) boxes_.expect_own(message.box, -1);
   under_way_.fetch_sub(1, std::memory_order_relaxed);
-  message.work->finish(std::move(failure), bytes);
+  message.work->finish(std::move(failure), bytes, Clock::now());
 }
 
 void MailSender::forget(std::uint32_t context) {

@@ -41,6 +41,7 @@ std::shared_ptr<Work> Mailbox::submit(Post post) {
   message.pieces = std::move(post.pieces);
   message.timeout_s = post.timeout_s > 0 ? post.timeout_s : engine.settings().timeout_s;
   auto work = message.work;
+  work->submit(0);
   service_.submit(std::move(message));
   engine.driver().nudge();
   return work;
@@ -81,7 +82,7 @@ void Mailbox::wait(int source, double seconds) {
         return boxes.has(id_, from) || communicator_->failure() ||
                !boxes.hopeless(id_, from, communicator_->group()).empty();
       },
-      Clock::now() + span);
+      span);
 }
 
 void Mailbox::poke() {

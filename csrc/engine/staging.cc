@@ -28,13 +28,13 @@ void Staging::Block::release() {
     ::operator delete(data, kAlignment);
     return;
   }
-  owner_->free_[bytes_].push_back(data);
+  owner_->free_[std::countr_zero(bytes_)].push_back(data);
   owner_->cached_bytes_ += bytes_;
 }
 
 Staging::Block Staging::take(std::int64_t bytes) {
   const std::size_t size = std::bit_ceil(std::max<std::size_t>(static_cast<std::size_t>(bytes), 256));
-  auto& blocks = free_[size];
+  auto& blocks = free_[std::countr_zero(size)];
   if (blocks.empty()) return Block(this, static_cast<std::byte*>(::operator new(size, kAlignment)), size);
   std::byte* data = blocks.back();
   blocks.pop_back();
@@ -43,7 +43,7 @@ Staging::Block Staging::take(std::int64_t bytes) {
 }
 
 Staging::~Staging() {
-  for (auto& [size, blocks] : free_)
+  for (auto& blocks : free_)
     for (std::byte* data : blocks) ::operator delete(data, kAlignment);
 }
 

@@ -2,9 +2,9 @@
 // more than the copy into them. Used by the driver only.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <span>
 #include <vector>
@@ -40,7 +40,7 @@ class Staging {
 
  private:
   static constexpr std::size_t kCacheBytes = std::size_t{512} << 20;
-  std::map<std::size_t, std::vector<std::byte*>> free_;  // by block size
+  std::array<std::vector<std::byte*>, 64> free_;  // by the exponent of the block size, a power of two
   std::size_t cached_bytes_ = 0;
 };
 

@@ -10,15 +10,20 @@ void Work::abandon(const std::string& why) {
     delete text;
 }
 
-std::optional<std::string> Work::abandoned() const {
-  const std::string* why = abandoned_.load(std::memory_order_acquire);
-  return why ? std::optional(*why) : std::nullopt;
+void Work::submit(std::uint32_t sequence) {
+  call_.sequence = sequence;
+  submitted_ = Clock::now();
+  started_ = finished_ = {};
+  bytes_sent_ = 0;
+  failure_.reset();
+  delete abandoned_.exchange(nullptr, std::memory_order_acquire);
+  done_.store(false, std::memory_order_relaxed);  // handing it to the driver again shows all this
 }
 
-void Work::finish(std::optional<Failure> failure, std::int64_t bytes_sent) {
+void Work::finish(std::optional<Failure> failure, std::int64_t bytes_sent, Clock::time_point now) {
   failure_ = std::move(failure);
   bytes_sent_ = bytes_sent;
-  finished_ = Clock::now();
+  finished_ = now;
   done_.store(true, std::memory_order_release);
 }
 

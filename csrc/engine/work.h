@@ -25,11 +25,11 @@ struct Failure {
 };
 
 // Threads: written by the driver (before `done_` is released) and read by anyone afterwards; abandon() by
-// anyone.
+// anyone. Once done it may be submitted again, by whoever knows that nobody reads the old outcome.
 class Work {
  public:
   explicit Work(std::shared_ptr<void> keepalive, TracedCall call = {})
-      : call_(call), keepalive_(std::move(keepalive)), submitted_(Clock::now()) {}
+      : call_(call), keepalive_(std::move(keepalive)) {}
 
   const TracedCall& call() const { return call_; }
 
@@ -39,21 +39,27 @@ class Work {
 
   // Asks the driver to give the operation up.
   void abandon(const std::string& why);
-  std::optional<std::string> abandoned() const;
+  // Why it was given up; null while it is not. Driver only.
+  const std::string* abandoned() const { return abandoned_.load(std::memory_order_acquire); }
 
   Clock::time_point submitted() const { return submitted_; }
   Clock::time_point started() const { return started_; }
   Clock::time_point finished() const { return finished_; }
   std::int64_t bytes_sent() const { return bytes_sent_; }
 
-  // Driver only.
+  // Before every run, or after it.
+  void hold(std::shared_ptr<void> keepalive) { keepalive_ = std::move(keepalive); }
+  // Before every run.
+  void submit(std::uint32_t sequence);
+
+  // Driver only. finish() is the last that it does with the work.
   void start(Clock::time_point now) { started_ = now; }
-  void finish(std::optional<Failure> failure, std::int64_t bytes_sent);
+  void finish(std::optional<Failure> failure, std::int64_t bytes_sent, Clock::time_point now);
 
  private:
-  const TracedCall call_;
+  TracedCall call_;
   std::shared_ptr<void> keepalive_;  // the caller's objects whose memory the operation uses
-  Clock::time_point submitted_;
+  Clock::time_point submitted_{};
   Clock::time_point started_{};
   Clock::time_point finished_{};
   std::int64_t bytes_sent_ = 0;

@@ -207,7 +207,7 @@ class ShmTransport final : public Transport, public PeerMemory {
     if (receive.state == Receive::State::waiting) {
       Incoming& line = incoming_[post.peer];
       if (!line.attached()) meet_arrivals();
-      line.read();
+      line.read_for(receive);
     }
     if (receive.state == Receive::State::done) return receive.arrived;
     if (receive.state != Receive::State::too_large) return std::nullopt;

@@ -230,8 +230,9 @@ bool Neighbours::hear(Caller& caller) {
 }
 
 void Neighbours::look() {
-  if (Clock::now() < next_look_) return;
-  next_look_ = Clock::now() + kLookEvery;
+  const auto now = Clock::now();
+  if (now < next_look_) return;
+  next_look_ = now + kLookEvery;
   while (!uncalled_.empty() && call(uncalled_.front())) uncalled_.pop_front();
   std::array<epoll_event, 64> events;
   const int count = epoll_wait(events_.get(), events.data(), static_cast<int>(events.size()), 0);

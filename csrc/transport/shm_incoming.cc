@@ -29,9 +29,11 @@ void Incoming::post(Receive& receive) {
   receives_.push_back(&receive);
 }
 
-void Incoming::read() {
+void Incoming::read_for(const Receive& receive) {
   if (!line_) return;
-  while (const auto message = line_->messages.peek()) {
+  while (receive.state == Receive::State::waiting) {
+    const auto message = line_->messages.peek();
+    if (!message) return;
     take(*message);
     line_->messages.pop(*message);
   }

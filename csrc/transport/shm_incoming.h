@@ -31,7 +31,9 @@ class Incoming {
   // The object must stay until it is done or cancelled.
   void post(Receive& receive);
   void cancel(Receive& receive) { std::erase(receives_, &receive); }
-  void read();  // all that has come
+  // Reads what has come, as far as this one's message: what is behind it is left to later receives, which it
+  // would otherwise be kept for at the cost of a copy.
+  void read_for(const Receive& receive);
   bool read_frame(std::vector<std::byte>* bytes);
 
  private:

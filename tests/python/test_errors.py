@@ -102,6 +102,16 @@ REFUSED: dict[str, tuple[Callable[[Communicator], Any], str]] = {
 }
 
 
+def test_an_argument_of_another_type_is_named() -> None:
+    def rank(comm: Communicator) -> None:
+        with pytest.raises(TypeError, match="op is 3: an object of another type was expected"):
+            comm.all_reduce(ones(), op=3)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="root is 'zero'"):
+            comm.broadcast(ones(), root="zero")  # type: ignore[arg-type]
+
+    run_threads(2, rank)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_with_reason_and_nothing_moves(name: str) -> None:
     call, words = REFUSED[name]

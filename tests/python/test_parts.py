@@ -187,7 +187,7 @@ REFUSED: dict[str, tuple[Callable[[Communicator], Any], str]] = {
     ),
     "a codec where nothing is reduced": (
         lambda c: c._core.run(
-            "gather", np.ones(2), None, "sum", 1 - c.rank, 1.0, "fp16", "", 0.0, None, None, "any"
+            ("gather", np.ones(2), None, "sum", 1 - c.rank, 1.0, "fp16", "", 0.0, None, None, "any")
         ),
         "codec fp16 .* in gather",
     ),

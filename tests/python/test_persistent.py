@@ -116,6 +116,17 @@ def test_an_operation_under_way_is_not_started_again() -> None:
     run_threads(2, body)
 
 
+def test_it_takes_no_arguments() -> None:
+    def body(comm: Communicator) -> None:
+        op = comm.all_reduce_init(np.ones(3))
+        for call in (lambda: op(1), lambda: op(timeout=1)):  # type: ignore[call-arg]
+            with pytest.raises(TypeError, match="without arguments"):
+                call()
+        assert op().tolist() == [2.0] * 3
+
+    run_threads(2, body)
+
+
 def test_ranks_that_run_different_ones_are_told() -> None:
     def body(comm: Communicator) -> None:
         op = comm.all_reduce_init(np.ones(3 + comm.rank))
