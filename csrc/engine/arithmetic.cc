@@ -65,11 +65,15 @@ void reduce_plain_tile(const View& dst, std::span<const Operand> operands, std::
 
 }  // namespace
 
-void copy_operand(const View& dst, Operand operand, Finish finish) {
+void copy_operand(const View& dst, Operand operand, Finish finish, Results results) {
   const double scale = operand.scale * finish.scale;
   if (scale != 1.0) {
     kernels().scale[index_of(dst.dtype)](dst.data, operand.data, dst.count, scale);
   } else if (dst.data != operand.data && dst.count > 0) {
+    if (results == Results::streamed && finish.divisor == 1) {
+      kernels().stream(dst.data, operand.data, dst.bytes());
+      return stream_fence();
+    }
     std::memmove(dst.data, operand.data, static_cast<std::size_t>(dst.bytes()));
   }
   divide(dst, finish.divisor);
@@ -81,19 +85,25 @@ void reduce_pair(const View& dst, Operand a, const std::byte* b, ReduceOp op, Fi
   divide(dst, finish.divisor);
 }
 
-void reduce_operands(const View& dst, std::span<const Operand> operands, ReduceOp op, Finish finish) {
+void reduce_operands(const View& dst, std::span<const Operand> operands, ReduceOp op, Finish finish,
+                     Results results) {
   PYCOMM_DCHECK(!operands.empty());
-  if (operands.size() == 1) return copy_operand(dst, operands[0], finish);
-  if (operands.size() == 2 && operands[1].scale == 1.0)
+  if (operands.size() == 1) return copy_operand(dst, operands[0], finish, results);
+  if (operands.size() == 2 && operands[1].scale == 1.0 && results == Results::cached)
     return reduce_pair(dst, operands[0], operands[1].data, op, finish);
+  alignas(64) Tile streamed;
   for (std::int64_t first = 0; first < dst.count; first += kTile) {
-    const View tile = dst.slice(first, std::min(kTile, dst.count - first));
+    const View there = dst.slice(first, std::min(kTile, dst.count - first));
+    View tile = there;
+    if (results == Results::streamed) tile.data = streamed;
     if (is_half(dst.dtype)) {
       reduce_half_tile(tile, operands, first, op, finish.scale);
     } else {
       reduce_plain_tile(tile, operands, first, op, finish);
     }
+    if (results == Results::streamed) kernels().stream(there.data, tile.data, there.bytes());
   }
+  if (results == Results::streamed) stream_fence();
 }
 
 }  // namespace pycomm

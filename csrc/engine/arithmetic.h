@@ -20,10 +20,13 @@ struct Finish {
   double scale = 1.0;
   std::int64_t divisor = 1;
 };
-void reduce_operands(const View& dst, std::span<const Operand> operands, ReduceOp op, Finish finish);
+// Streamed results go past the caches: for dst that is read by nobody soon and by no operand.
+enum class Results { cached, streamed };
+void reduce_operands(const View& dst, std::span<const Operand> operands, ReduceOp op, Finish finish,
+                     Results results = Results::cached);
 
 // dst = operand (scaled), finished. dst may be the operand.
-void copy_operand(const View& dst, Operand operand, Finish finish);
+void copy_operand(const View& dst, Operand operand, Finish finish, Results results = Results::cached);
 
 // dst = (a (+) b), a scaled first, finished.
 void reduce_pair(const View& dst, Operand a, const std::byte* b, ReduceOp op, Finish finish);

@@ -1,6 +1,7 @@
 #include "engine/executor_host.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "core/error.h"
@@ -60,8 +61,9 @@ HostExecutor::HostExecutor(std::shared_ptr<const Operation> operation, const Hea
     kept_valid_.assign(plan_.chunks * segments_per_chunk_, 0);
   }
   if (plan_.mapped && world_ranks_.size() > 1) {
-    mirrors_.emplace(*router_.peer_memory(world_ranks_), plan_, layout_, operation_.input, operation_.output);
-    peer_regions_.resize(world_ranks_.size());
+    lender_.emplace(*router_.peer_memory(world_ranks_), plan_, layout_, operation_.input, operation_.output,
+                    segment);
+    borrowers_.resize(world_ranks_.size());
   }
 }
 
@@ -140,7 +142,7 @@ bool HostExecutor::post_send(Lane& lane) {
 
 std::byte* HostExecutor::payload_of(int index, std::int64_t segment, Staging::Block& block) {
   const Step& step = plan_.steps[index].step;
-  if (step.op == Op::meet) return reinterpret_cast<std::byte*>(mirrors_->regions().data());
+  if (step.op == Op::meet) return reinterpret_cast<std::byte*>(&lender_->lent());
   const View source = segment_view(step.src, step.chunk, segment);
   const double scale = contribution_scale(step.src);
   const Codec& codec = *operation_.codec;
@@ -253,7 +255,9 @@ bool HostExecutor::apply(const Lane& lane, const Flight& flight) {
   if (flight.step < 0) return true;
   const Step& step = plan_.steps[flight.step].step;
   if (step.op == Op::meet) {
-    std::memcpy(&peer_regions_[lane.channel->peer], flight.wire, sizeof(peer_regions_[0]));
+    Lent lent;
+    std::memcpy(&lent, flight.wire, sizeof(lent));
+    borrowers_[lane.channel->peer] = Borrower(*router_.peer_memory(world_ranks_), lane.world_peer, lent);
   } else {
     if (!ready(flight.step, flight.segment)) return false;
     apply_payload(flight);
@@ -304,11 +308,13 @@ bool HostExecutor::advance_local() {
         if (i == local_next_) ++local_next_;
         continue;
       }
-      if (!ready(index, progress.done)) continue;
+      if (!ready(index, progress.done) || !granted(plan_.steps[index].step, progress.done)) continue;
       run_local(index, progress.done);
       complete(index);
-      again = moved = true;
+      again = true;
     }
+    if (lender_ && lender_->serve()) again = true;
+    moved |= again;
   }
   return moved;
 }
@@ -320,7 +326,7 @@ void HostExecutor::run_local(int index, std::int64_t segment) {
   switch (step.op) {
     case Op::copy:
       copy_operand(dst, {segment_view(step.src, step.chunk, segment).data, contribution_scale(step.src)},
-                   finish_of(step));
+                   finish_of(step), results_of(index));
       break;
     case Op::reduce:
       for (Buffer source : step.sources)
@@ -329,24 +335,41 @@ void HostExecutor::run_local(int index, std::int64_t segment) {
       break;
     case Op::reduce_from:
       for (int peer : step.peers)
-        operands.push_back(
-            {peer_segment_view(peer, step.src, step.chunk, segment).data, contribution_scale(step.src)});
-      reduce_operands(dst, operands, operation_.op, finish_of(step));
+        operands.push_back({peer_segment(peer, step.src, step.chunk, segment), contribution_scale(step.src)});
+      reduce_operands(dst, operands, operation_.op, finish_of(step), results_of(index));
+      give_back(index, segment);
       break;
     case Op::store_to: {
       const View src = segment_view(step.src, step.chunk, segment);
       for (int peer : step.peers) {
-        if (src.count > 0)
-          std::memcpy(peer_segment_view(peer, step.dst, step.chunk, segment).data, src.data,
-                      static_cast<std::size_t>(src.bytes()));
+        View there = src;
+        there.data = peer_segment(peer, step.dst, step.chunk, segment);
+        copy_operand(there, {src.data}, {}, results_at(peer, step));
         bytes_sent_ += src.bytes();
       }
-      return;
+      return give_back(index, segment);
     }
     default:
       PYCOMM_DCHECK(false);
   }
   forget_wire(step.dst, step.chunk, segment);
+}
+
+// Large results that no step reads again are streamed.
+Results HostExecutor::results_of(int index) const {
+  static const long kThreshold = getenv("PYX_STREAM") ? atol(getenv("PYX_STREAM")) : 1L << 50;
+  const bool streamed = plan_.mapped && !plan_.in_place && !plan_.steps[index].result_is_read &&
+                        layout_.chunks() * layout_.largest() * size_of(operation_.input.dtype) >= kThreshold;
+  return streamed ? Results::streamed : Results::cached;
+}
+
+Results HostExecutor::results_at(int peer, const Step& step) const {
+  static const long kThreshold = getenv("PYX_STREAM") ? atol(getenv("PYX_STREAM")) : 1L << 50;
+  const Borrower& theirs = borrowers_[peer];
+  const bool has_read = reduces(operation_.collective) && theirs.in_place();
+  const bool streamed = !has_read && !theirs.lends_cells(step.dst, step.chunk) &&
+                        layout_.chunks() * layout_.largest() * size_of(operation_.input.dtype) >= kThreshold;
+  return streamed ? Results::streamed : Results::cached;
 }
 
 // --- progress
@@ -361,7 +384,7 @@ void HostExecutor::step_on(Lane& lane) {
 void HostExecutor::complete(int step) {
   Progress& progress = progress_[step];
   if (plan_.steps[step].step.op == Op::meet && --progress.parts_left > 0) return;
-  if (++progress.done == progress.segments && --unfinished_ == 0 && mirrors_) mirrors_->copy_out();
+  if (++progress.done == progress.segments && --unfinished_ == 0 && lender_) lender_->finish();
 }
 
 bool HostExecutor::ready(int index, std::int64_t segment) const {
@@ -370,6 +393,15 @@ bool HostExecutor::ready(int index, std::int64_t segment) const {
     if (progress_[earlier].done < std::min(segment + 1, progress_[earlier].segments)) return false;
   for (int earlier : compiled.after_all)
     if (progress_[earlier].done < progress_[earlier].segments) return false;
+  return true;
+}
+
+// Whether the peers have lent what the step touches of that segment.
+bool HostExecutor::granted(const Step& step, std::int64_t segment) const {
+  if (step.op != Op::reduce_from && step.op != Op::store_to) return true;
+  const Buffer far = step.op == Op::reduce_from ? step.src : step.dst;
+  for (const int peer : step.peers)
+    if (peer != operation_.group->rank && !borrowers_[peer].granted(far, step.chunk, segment)) return false;
   return true;
 }
 
@@ -452,7 +484,7 @@ View HostExecutor::chunk_view(Buffer buffer, int chunk) const {
   }
   const View& whole = buffer == kInput ? operation_.input : operation_.output;
   View view = whole.slice(layout_.offset(buffer, chunk), count);
-  if (mirrors_) view.data = mirrors_->place(buffer, chunk, view.data);
+  if (lender_) view.data = lender_->place(buffer, chunk, view.data);
   return view;
 }
 
@@ -462,19 +494,20 @@ View HostExecutor::segment_view(Buffer buffer, int chunk, std::int64_t segment) 
   return whole.slice(first, std::min(operation_.segment_count, whole.count - first));
 }
 
-View HostExecutor::peer_segment_view(int peer, Buffer buffer, int chunk, std::int64_t segment) const {
-  if (peer == operation_.group->rank) return segment_view(buffer, chunk, segment);
-  View view = segment_view(buffer, chunk, segment);
+std::byte* HostExecutor::peer_segment(int peer, Buffer buffer, int chunk, std::int64_t segment) const {
+  if (peer == operation_.group->rank) return segment_view(buffer, chunk, segment).data;
   const std::int64_t first = layout_.offset(buffer, chunk) + segment * operation_.segment_count;
-  const int world_peer = world_ranks_[peer];
-  std::byte* base = router_.peer_memory(world_ranks_)->map(world_peer, peer_regions_[peer][buffer.id]);
-  view.data = base + first * size_of(view.dtype);
-  return view;
+  return borrowers_[peer].place(buffer, chunk, segment, first * size_of(operation_.input.dtype));
+}
+
+void HostExecutor::give_back(int index, std::int64_t segment) const {
+  for (const int peer : plan_.steps[index].last_of)
+    if (peer != operation_.group->rank) borrowers_[peer].give_back(plan_.steps[index].step.chunk, segment);
 }
 
 std::int64_t HostExecutor::payload_bytes(int index, std::int64_t segment) const {
   const Step& step = plan_.steps[index].step;
-  if (step.op == Op::meet) return sizeof(peer_regions_[0]);
+  if (step.op == Op::meet) return sizeof(Lent);
   const std::int64_t count =
       std::min(operation_.segment_count, layout_.count(step.chunk) - segment * operation_.segment_count);
   return operation_.codec->wire_bytes(count, operation_.input.dtype);

@@ -48,7 +48,15 @@ struct Kernels {
   using DecodeReduce = void (*)(void* dst, const void* acc, const void* wire, std::int64_t count,
                                 Scales scales);
   DecodeReduce decode_reduce[2][2][kKernelOpCount];
+
+  // Copies past the caches, for memory that nobody reads soon: what is overwritten need not be fetched first.
+  // `dst` overlaps `src` nowhere. stream_fence() must follow before other threads are told.
+  using Stream = void (*)(void* dst, const void* src, std::int64_t bytes);
+  Stream stream;
 };
+
+// Orders what this thread has streamed before its later stores.
+void stream_fence();
 
 // The tables this machine can run, scalar first, the widest last.
 const std::vector<const Kernels*>& available_kernels();

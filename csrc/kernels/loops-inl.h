@@ -1,6 +1,7 @@
 // The loops behind the table, written once and included by each instruction set's file, which compiles them
 // with its own flags. They are generic over a struct Isa, derived from Portable, with
 //   kName, kVectorBytes   the size of a vector register; 1 for plain elements
+//   store_past_caches     writes a register to an aligned address
 //   widen, narrow, f32_from_f16, f16_from_f32   overloads for the packs that it has better instructions for
 // All else are operators of the compiler's vector types. Internal linkage throughout: see half.h.
 #pragma once
@@ -187,6 +188,25 @@ void divide(void* dst, const void* src, std::int64_t count, std::int64_t divisor
   }
 }
 
+template <class Isa>
+void stream(void* dst, const void* src, std::int64_t bytes) {
+  constexpr std::int64_t kLine = 64;  // written whole or not at all
+  auto* to = static_cast<char*>(dst);
+  auto* from = static_cast<const char*>(src);
+  if constexpr (Isa::kVectorBytes > 1) {
+    const auto past_line = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(to) % kLine);
+    std::int64_t head = (kLine - past_line) % kLine;
+    if (head > bytes) head = bytes;
+    __builtin_memcpy(to, from, static_cast<std::size_t>(head));
+    const std::int64_t end = head + (bytes - head) / kLine * kLine;
+    for (std::int64_t i = head; i < end; i += Isa::kVectorBytes) Isa::store_past_caches(to + i, from + i);
+    to += end;
+    from += end;
+    bytes -= end;
+  }
+  if (bytes > 0) __builtin_memcpy(to, from, static_cast<std::size_t>(bytes));
+}
+
 // Sums and products that wrap have the same bits signed and unsigned; only the unsigned ones are defined.
 template <class Isa, ReduceOp op>
 constexpr void add_reductions(Kernels& table) {
@@ -222,6 +242,7 @@ template <class Isa>
 constexpr Kernels make_kernels() {
   Kernels table{};
   table.isa = Isa::kName;
+  table.stream = stream<Isa>;
   add_reductions<Isa, ReduceOp::sum>(table);
   add_reductions<Isa, ReduceOp::prod>(table);
   add_reductions<Isa, ReduceOp::min>(table);
