@@ -1,5 +1,7 @@
 #include "engine/arithmetic.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -64,6 +66,15 @@ void reduce_plain_tile(const View& dst, std::span<const Operand> operands, std::
 }
 
 }  // namespace
+
+std::int64_t last_cache_bytes() {
+  constexpr std::int64_t kUsual = std::int64_t{32} << 20;
+#ifdef _SC_LEVEL3_CACHE_SIZE
+  static const std::int64_t bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  if (bytes > 0) return bytes;
+#endif
+  return kUsual;
+}
 
 void copy_operand(const View& dst, Operand operand, Finish finish, Results results) {
   const double scale = operand.scale * finish.scale;

@@ -22,6 +22,8 @@ struct Finish {
 };
 // Streamed results go past the caches: for dst that is read by nobody soon and by no operand.
 enum class Results { cached, streamed };
+// Size of this processor's last cache: results of more bytes are not in it when their reader comes.
+std::int64_t last_cache_bytes();
 void reduce_operands(const View& dst, std::span<const Operand> operands, ReduceOp op, Finish finish,
                      Results results = Results::cached);
 

@@ -1,7 +1,6 @@
 #include "engine/executor_host.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 
 #include "core/error.h"
@@ -61,8 +60,9 @@ HostExecutor::HostExecutor(std::shared_ptr<const Operation> operation, const Hea
     kept_valid_.assign(plan_.chunks * segments_per_chunk_, 0);
   }
   if (plan_.mapped && world_ranks_.size() > 1) {
+    large_ = layout_.chunks() * layout_.largest() * size_of(dtype) > last_cache_bytes();
     lender_.emplace(*router_.peer_memory(world_ranks_), plan_, layout_, operation_.input, operation_.output,
-                    segment);
+                    segment, large_ ? Results::streamed : Results::cached);
     borrowers_.resize(world_ranks_.size());
   }
 }
@@ -355,23 +355,6 @@ void HostExecutor::run_local(int index, std::int64_t segment) {
   forget_wire(step.dst, step.chunk, segment);
 }
 
-// Large results that no step reads again are streamed.
-Results HostExecutor::results_of(int index) const {
-  static const long kThreshold = getenv("PYX_STREAM") ? atol(getenv("PYX_STREAM")) : 1L << 50;
-  const bool streamed = plan_.mapped && !plan_.in_place && !plan_.steps[index].result_is_read &&
-                        layout_.chunks() * layout_.largest() * size_of(operation_.input.dtype) >= kThreshold;
-  return streamed ? Results::streamed : Results::cached;
-}
-
-Results HostExecutor::results_at(int peer, const Step& step) const {
-  static const long kThreshold = getenv("PYX_STREAM") ? atol(getenv("PYX_STREAM")) : 1L << 50;
-  const Borrower& theirs = borrowers_[peer];
-  const bool has_read = reduces(operation_.collective) && theirs.in_place();
-  const bool streamed = !has_read && !theirs.lends_cells(step.dst, step.chunk) &&
-                        layout_.chunks() * layout_.largest() * size_of(operation_.input.dtype) >= kThreshold;
-  return streamed ? Results::streamed : Results::cached;
-}
-
 // --- progress
 // -------------------------------------------------------------------------------------------------
 
@@ -393,15 +376,6 @@ bool HostExecutor::ready(int index, std::int64_t segment) const {
     if (progress_[earlier].done < std::min(segment + 1, progress_[earlier].segments)) return false;
   for (int earlier : compiled.after_all)
     if (progress_[earlier].done < progress_[earlier].segments) return false;
-  return true;
-}
-
-// Whether the peers have lent what the step touches of that segment.
-bool HostExecutor::granted(const Step& step, std::int64_t segment) const {
-  if (step.op != Op::reduce_from && step.op != Op::store_to) return true;
-  const Buffer far = step.op == Op::reduce_from ? step.src : step.dst;
-  for (const int peer : step.peers)
-    if (peer != operation_.group->rank && !borrowers_[peer].granted(far, step.chunk, segment)) return false;
   return true;
 }
 
@@ -492,17 +466,6 @@ View HostExecutor::segment_view(Buffer buffer, int chunk, std::int64_t segment) 
   const View whole = chunk_view(buffer, chunk);
   const std::int64_t first = segment * operation_.segment_count;
   return whole.slice(first, std::min(operation_.segment_count, whole.count - first));
-}
-
-std::byte* HostExecutor::peer_segment(int peer, Buffer buffer, int chunk, std::int64_t segment) const {
-  if (peer == operation_.group->rank) return segment_view(buffer, chunk, segment).data;
-  const std::int64_t first = layout_.offset(buffer, chunk) + segment * operation_.segment_count;
-  return borrowers_[peer].place(buffer, chunk, segment, first * size_of(operation_.input.dtype));
-}
-
-void HostExecutor::give_back(int index, std::int64_t segment) const {
-  for (const int peer : plan_.steps[index].last_of)
-    if (peer != operation_.group->rank) borrowers_[peer].give_back(plan_.steps[index].step.chunk, segment);
 }
 
 std::int64_t HostExecutor::payload_bytes(int index, std::int64_t segment) const {

@@ -110,8 +110,8 @@ class HostExecutor final : public Executor {
   View segment_view(Buffer buffer, int chunk, std::int64_t segment) const;
   std::byte* peer_segment(int peer, Buffer buffer, int chunk, std::int64_t segment) const;
   void give_back(int step, std::int64_t segment) const;
-  Results results_of(int step) const;
-  Results results_at(int peer, const Step& step) const;
+  Results results_of(int step) const;                    // in memory of ours
+  Results results_at(int peer, const Step& step) const;  // in a peer's
   double contribution_scale(Buffer src) const;
   Finish finish_of(const Step& step) const { return step.final ? operation_.finish : Finish{}; }
 
@@ -145,6 +145,7 @@ class HostExecutor final : public Executor {
   // Of a mapped plan: what peers may touch here, and, by peer, what we may touch there.
   std::optional<Lender> lender_;
   std::vector<Borrower> borrowers_;
+  bool large_ = false;  // its vector does not fit into the caches
 };
 
 }  // namespace pycomm

@@ -5,29 +5,21 @@
 #include <cstring>
 #include <new>
 
-#include "core/error.h"
-#include "kernels/kernels.h"
-
 namespace pycomm {
 namespace {
 
 // Of a loan with one borrower.
 const std::int64_t kCells = getenv("PYX_CELLS") ? atoi(getenv("PYX_CELLS")) : 4;
-const bool kStreamOut = getenv("PYX_STREAMOUT") != nullptr;
 
 std::int64_t rounded_to_line(std::int64_t bytes) {
   return (bytes + 63) / 64 * 64;
 }
 
-void copy_bytes(std::byte* to, const std::byte* from, std::int64_t bytes) {
-  if (bytes > 0) std::memcpy(to, from, static_cast<std::size_t>(bytes));
-}
-
 }  // namespace
 
 Lender::Lender(PeerMemory& memory, const CompiledPlan& plan, const Layout& layout, const View& input,
-               const View& output, std::int64_t segment_count)
-    : plan_(plan), segment_count_(segment_count) {
+               const View& output, std::int64_t segment_count, Results unread)
+    : plan_(plan), segment_count_(segment_count), unread_(unread) {
   const std::array<const View*, 2> wholes{&input, &output};
   std::array<bool, 2> as_it_is{};
   for (const Buffer buffer : {kInput, kOutput}) {
@@ -93,15 +85,13 @@ std::byte* Lender::cell(const Owned& loan, std::int64_t number) const {
 void Lender::copy_in(const Owned& loan, std::int64_t number) const {
   if (!loan.exposed->read) return;
   const View view = segment(loan, number);
-  copy_bytes(cell(loan, number), view.data, view.bytes());
+  if (view.count > 0) std::memcpy(cell(loan, number), view.data, static_cast<std::size_t>(view.bytes()));
 }
 
 void Lender::take_back(Owned& loan) {
   const View view = segment(loan, loan.taken);
-  if (loan.exposed->written && !loan.exposed->read && kStreamOut && view.bytes() > 0 && loan.segments > 8) {
-    kernels().stream(view.data, cell(loan, loan.taken), view.bytes());
-    stream_fence();
-  } else if (loan.exposed->written) copy_bytes(view.data, cell(loan, loan.taken), view.bytes());
+  const Results results = loan.exposed->read ? Results::cached : unread_;
+  if (loan.exposed->written) copy_operand(view, {cell(loan, loan.taken)}, {}, results);
   ++loan.taken;
 }
 

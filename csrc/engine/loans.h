@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "core/view.h"
+#include "engine/arithmetic.h"
 #include "engine/compiled_plan.h"
 #include "engine/layout.h"
 #include "transport/transport.h"
@@ -51,9 +52,10 @@ struct Lent {
 // The lender's side.
 class Lender {
  public:
-  // Copies the first lap in. Throws TransportError when there is no memory to borrow.
+  // Copies the first lap in. `unread` says how to write what the caller's memory gets where it was not read.
+  // Throws TransportError when there is no memory to borrow.
   Lender(PeerMemory& memory, const CompiledPlan& plan, const Layout& layout, const View& input,
-         const View& output, std::int64_t segment_count);
+         const View& output, std::int64_t segment_count, Results unread);
 
   Lent& lent() { return lent_; }
   // Where a chunk lies for our own steps, of one that lies at `data` in the caller's buffer.
@@ -83,6 +85,7 @@ class Lender {
 
   const CompiledPlan& plan_;
   const std::int64_t segment_count_;
+  const Results unread_;
   Lent lent_;
   std::shared_ptr<std::byte> memory_;  // loans and cells
   std::vector<Owned> loans_;           // in order of chunk

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -18,7 +17,6 @@ namespace pycomm::shm {
 namespace {
 
 constexpr std::size_t kAlignment = 64;
-constexpr std::size_t kHugePage = std::size_t{2} << 20;
 constexpr std::size_t kSmallest = std::size_t{1} << 20;
 // All heaps of a node are mapped by each of its ranks; processes of x86-64 and arm64 have at least 2^47
 // bytes.
@@ -35,33 +33,10 @@ std::size_t rounded(std::size_t bytes, std::size_t to) {
   return (bytes + to - 1) / to * to;
 }
 
-// Pages of shared memory are huge only on request, whatever the system's setting for shared memory says
-// (MADV_COLLAPSE, Linux 6.1).
-void make_huge(std::byte* memory, std::size_t bytes) {
-  const auto begin = rounded(reinterpret_cast<std::uintptr_t>(memory), kHugePage);
-  const auto end = reinterpret_cast<std::uintptr_t>(memory + bytes) / kHugePage * kHugePage;
-  for (std::uintptr_t page = begin; page < end; page += kHugePage) {
-    *reinterpret_cast<volatile std::byte*>(page) = std::byte{0};
-    if (madvise(reinterpret_cast<void*>(page), kHugePage, 25) != 0) return;
-  }
-}
-
 }  // namespace
 
-// At a multiple of the size of huge pages: only so can a page of the file that is huge be mapped as one.
 Mapping::Mapping(int fd, std::size_t bytes) : bytes_(bytes) {
-  void* const room = mmap(nullptr, bytes + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  void* data = MAP_FAILED;
-  if (room != MAP_FAILED) {
-    const auto begin = reinterpret_cast<std::uintptr_t>(room);
-    const std::uintptr_t aligned = rounded(begin, kHugePage);
-    const std::size_t before = aligned - begin, behind = kHugePage - before;
-    const std::size_t pages = rounded(bytes, page_bytes());
-    if (before > 0) munmap(room, before);
-    munmap(reinterpret_cast<void*>(aligned + pages), behind + bytes - pages);
-    data = mmap(reinterpret_cast<void*>(aligned), bytes, PROT_READ | PROT_WRITE,
-                MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0);
-  }
+  void* const data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
   if (data == MAP_FAILED)
     throw TransportError(text("cannot map ", bytes >> 20, " MB of shared memory: ", std::strerror(errno)));
   data_ = static_cast<std::byte*>(data);
@@ -120,7 +95,6 @@ std::byte* Heap::allocate(std::size_t bytes) {
   holes_.erase(hole);
   if (room > size) holes_.emplace(offset + size, room - size);
   blocks_.emplace(offset, size);
-  if (getenv("PYX_COLLAPSE") != nullptr && size >= kHugePage) make_huge(mapping_->data() + offset, size);
   return mapping_->data() + offset;
 }
 

@@ -292,6 +292,7 @@ TEST(kernel_tables_are_complete) {
       CHECK_EQ(table->scale[i] != nullptr, is_floating(dtype));
       CHECK_EQ(table->divide[i] != nullptr, !is_floating(dtype));
     }
+    CHECK(table->stream != nullptr);
     for (auto& row : table->cast)
       for (auto entry : row) CHECK(entry != nullptr);
     for (auto& wire : table->decode_reduce)
@@ -304,6 +305,21 @@ TEST(every_isa_equals_scalar_at_every_length_and_alignment) {
   const FloatMode mode;
   for (const Kernels* table : available_kernels())
     for (const Case& c : all_cases()) compare_with_scalar(*table, c);
+}
+
+TEST(every_isa_streams_every_length_to_every_alignment) {
+  constexpr std::size_t kMost = 300, kLine = 64;
+  std::vector<std::byte> from(kMost + 1);
+  for (std::size_t i = 0; i < from.size(); ++i) from[i] = static_cast<std::byte>(i * 37);
+  for (const Kernels* table : available_kernels())
+    for (std::size_t bytes = 0; bytes <= kMost; ++bytes)
+      for (std::size_t shift = 0; shift < kLine; ++shift) {
+        std::vector<std::byte> to(kMost + 2 * kLine), expected = to;
+        std::copy_n(from.begin() + shift % 2, bytes, expected.begin() + static_cast<std::ptrdiff_t>(shift));
+        table->stream(to.data() + shift, from.data() + shift % 2, static_cast<std::int64_t>(bytes));
+        stream_fence();
+        CHECK_EQ(to == expected, true, table->isa, ": ", bytes, " bytes at ", shift);
+      }
 }
 
 TEST(kernels_decode_and_encode_all_16_bit_patterns) {
