@@ -41,7 +41,7 @@ void reduce_half_tile(const View& dst, std::span<const Operand> operands, std::i
 }
 
 void reduce_plain_tile(const View& dst, std::span<const Operand> operands, std::int64_t first, ReduceOp op,
-                       Finish finish) {
+                       Finish finish, Results results) {
   alignas(64) Tile sum;
   alignas(64) Tile term;
   const Kernels& k = kernels();
@@ -58,7 +58,8 @@ void reduce_plain_tile(const View& dst, std::span<const Operand> operands, std::
     const bool last = i + 1 == operands.size();
     if (last) scales.result = finish.scale;
     std::byte* to = last ? dst.data : sum;
-    k.reduce[type][index_of(op)](to, left, right, dst.count, scales);
+    const auto& reduce = last && results == Results::streamed ? k.reduce_streamed : k.reduce;
+    reduce[type][index_of(op)](to, left, right, dst.count, scales);
     left = sum;
     scales.a = 1.0;
   }
@@ -102,17 +103,14 @@ void reduce_operands(const View& dst, std::span<const Operand> operands, ReduceO
   if (operands.size() == 1) return copy_operand(dst, operands[0], finish, results);
   if (operands.size() == 2 && operands[1].scale == 1.0 && results == Results::cached)
     return reduce_pair(dst, operands[0], operands[1].data, op, finish);
-  alignas(64) Tile streamed;
+  if (is_half(dst.dtype) || finish.divisor != 1) results = Results::cached;
   for (std::int64_t first = 0; first < dst.count; first += kTile) {
-    const View there = dst.slice(first, std::min(kTile, dst.count - first));
-    View tile = there;
-    if (results == Results::streamed) tile.data = streamed;
+    const View tile = dst.slice(first, std::min(kTile, dst.count - first));
     if (is_half(dst.dtype)) {
       reduce_half_tile(tile, operands, first, op, finish.scale);
     } else {
-      reduce_plain_tile(tile, operands, first, op, finish);
+      reduce_plain_tile(tile, operands, first, op, finish, results);
     }
-    if (results == Results::streamed) kernels().stream(there.data, tile.data, there.bytes());
   }
   if (results == Results::streamed) stream_fence();
 }

@@ -20,9 +20,10 @@ struct Finish {
   double scale = 1.0;
   std::int64_t divisor = 1;
 };
-// Streamed results go past the caches: for dst that is read by nobody soon and by no operand.
+// Streamed results go past the caches where there is a kernel for that: for dst that is read by nobody soon
+// and is no operand.
 enum class Results { cached, streamed };
-// Size of this processor's last cache: results of more bytes are not in it when their reader comes.
+// Size of this processor's last cache.
 std::int64_t last_cache_bytes();
 void reduce_operands(const View& dst, std::span<const Operand> operands, ReduceOp op, Finish finish,
                      Results results = Results::cached);

@@ -60,7 +60,8 @@ HostExecutor::HostExecutor(std::shared_ptr<const Operation> operation, const Hea
     kept_valid_.assign(plan_.chunks * segments_per_chunk_, 0);
   }
   if (plan_.mapped && world_ranks_.size() > 1) {
-    large_ = layout_.chunks() * layout_.largest() * size_of(dtype) > last_cache_bytes();
+    const std::int64_t held = operation_.input.bytes() + (plan_.in_place ? 0 : operation_.output.bytes());
+    large_ = held * std::ssize(world_ranks_) > last_cache_bytes();
     lender_.emplace(*router_.peer_memory(world_ranks_), plan_, layout_, operation_.input, operation_.output,
                     segment, large_ ? Results::streamed : Results::cached);
     borrowers_.resize(world_ranks_.size());

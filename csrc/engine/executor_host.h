@@ -145,7 +145,7 @@ class HostExecutor final : public Executor {
   // Of a mapped plan: what peers may touch here, and, by peer, what we may touch there.
   std::optional<Lender> lender_;
   std::vector<Borrower> borrowers_;
-  bool large_ = false;  // its vector does not fit into the caches
+  bool large_ = false;  // the buffers of all ranks do not fit into the cache that they share
 };
 
 }  // namespace pycomm

@@ -24,7 +24,8 @@ void HostExecutor::give_back(int index, std::int64_t segment) const {
 }
 
 // Written for good, and not read by this rank: then a store need not fetch what it overwrites, nor drive
-// other things out of the caches. Below the size of these streaming only costs: the next reader misses.
+// other things out of the caches. What fits there is better left there: streaming made 4 MB take 1.6 times as
+// long to reduce and scatter, 3 times to gather.
 Results HostExecutor::results_of(int index) const {
   const bool streamed = plan_.mapped && !plan_.in_place && !plan_.steps[index].result_is_read && large_;
   return streamed ? Results::streamed : Results::cached;

@@ -32,6 +32,7 @@ namespace pycomm {
 struct Loan {
   std::int32_t chunk = 0;
   std::int32_t buffer = 0;  // kAnyBuffer where input and output are one
+  bool counted = false;     // the borrower counts what it returns; else the last meeting says it all
   std::int64_t cells = 1;
   std::int64_t cell_bytes = 0;
   std::int64_t offset = 0;                            // of the first cell, from the first loan

@@ -29,6 +29,8 @@ struct Kernels {
   // dst = ((a * scales.a) op b) * scales.result. Integers ignore scales.
   using Reduce = void (*)(void* dst, const void* a, const void* b, std::int64_t count, Scales scales);
   Reduce reduce[kDTypeCount][kKernelOpCount];
+  // The same past the caches, as `stream` below; dst is no operand. Null for f16 and bf16.
+  Reduce reduce_streamed[kDTypeCount][kKernelOpCount];
 
   // dst = src * factor, floating types only (null for integers).
   using Scale = void (*)(void* dst, const void* src, std::int64_t count, double factor);
