@@ -36,7 +36,9 @@ Plan reduce_scatter(const Spec& spec) {
 
 Plan all_gather(const Spec& spec) {
   if (spec.size == 1) return alone(spec);
-  return between_meetings(spec, spec.size, {copy(spec.rank, kInput, kOutput), own_chunk_to_all(spec)});
+  return between_meetings(
+      spec, spec.size,
+      {store_to(other_ranks(spec), spec.rank, kInput, kOutput), copy(spec.rank, kInput, kOutput)});
 }
 
 Plan broadcast(const Spec& spec) {

@@ -1,5 +1,7 @@
 #include "engine/arithmetic.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -44,7 +46,7 @@ void reduce_half_tile(const View& dst, std::span<const Operand> operands, std::i
 }
 
 void reduce_plain_tile(const View& dst, std::span<const Operand> operands, std::int64_t first, ReduceOp op,
-                       Finish finish) {
+                       Finish finish, Results results) {
   alignas(64) Tile sum;
   alignas(64) Tile term;
   const Kernels& k = kernels();
@@ -61,7 +63,8 @@ void reduce_plain_tile(const View& dst, std::span<const Operand> operands, std::
     const bool last = i + 1 == operands.size();
     if (last) scales.result = finish.scale;
     std::byte* to = last ? dst.data : sum;
-    k.reduce[type][index_of(op)](to, left, right, dst.count, scales);
+    const auto& reduce = last && results == Results::streamed ? k.reduce_streamed : k.reduce;
+    reduce[type][index_of(op)](to, left, right, dst.count, scales);
     left = sum;
     scales.a = 1.0;
   }
@@ -73,7 +76,8 @@ void sum_pairwise_tile(std::byte* sum, const View& tile, std::span<const Operand
                        std::int64_t first, ReduceOp op) {
   const DType computed = is_half(tile.dtype) ? DType::f32 : tile.dtype;
   if (operands.size() == 2 && is_half(tile.dtype)) return sum_half_tile(sum, tile, operands, first, op);
-  if (operands.size() == 2) return reduce_plain_tile({sum, tile.count, computed}, operands, first, op, {});
+  if (operands.size() == 2)
+    return reduce_plain_tile({sum, tile.count, computed}, operands, first, op, {}, Results::cached);
   alignas(64) Tile right;
   const std::size_t half = operands.size() / 2;
   sum_pairwise_tile(sum, tile, operands.first(half), first, op);
@@ -83,8 +87,10 @@ void sum_pairwise_tile(std::byte* sum, const View& tile, std::span<const Operand
 
 }  // namespace
 
-void reduce_pairwise(const View& dst, std::span<const Operand> operands, ReduceOp op, Finish finish) {
-  if (operands.size() <= 2) return reduce_operands(dst, operands, op, finish);
+void reduce_pairwise(const View& dst, std::span<const Operand> operands, ReduceOp op, Finish finish,
+                     Results results) {
+  if (operands.size() <= 2) return reduce_operands(dst, operands, op, finish, results);
+  if (is_half(dst.dtype) || finish.divisor != 1) results = Results::cached;
   const std::size_t half = operands.size() / 2;
   alignas(64) Tile left;
   alignas(64) Tile right;
@@ -97,17 +103,32 @@ void reduce_pairwise(const View& dst, std::span<const Operand> operands, ReduceO
       kernels().reduce[computed][index_of(op)](left, left, right, tile.count, {});
       kernels().cast[computed][index_of(dst.dtype)](tile.data, left, tile.count, finish.scale);
     } else {
-      kernels().reduce[computed][index_of(op)](tile.data, left, right, tile.count, {.result = finish.scale});
+      const auto& reduce = results == Results::streamed ? kernels().reduce_streamed : kernels().reduce;
+      reduce[computed][index_of(op)](tile.data, left, right, tile.count, {.result = finish.scale});
     }
   }
+  if (results == Results::streamed) return stream_fence();
   divide(dst, finish.divisor);
 }
 
-void copy_operand(const View& dst, Operand operand, Finish finish) {
+std::int64_t last_cache_bytes() {
+  constexpr std::int64_t kUsual = std::int64_t{32} << 20;
+#ifdef _SC_LEVEL3_CACHE_SIZE
+  static const std::int64_t bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  if (bytes > 0) return bytes;
+#endif
+  return kUsual;
+}
+
+void copy_operand(const View& dst, Operand operand, Finish finish, Results results) {
   const double scale = operand.scale * finish.scale;
   if (scale != 1.0) {
     kernels().scale[index_of(dst.dtype)](dst.data, operand.data, dst.count, scale);
   } else if (dst.data != operand.data && dst.count > 0) {
+    if (results == Results::streamed && finish.divisor == 1) {
+      kernels().stream(dst.data, operand.data, dst.bytes());
+      return stream_fence();
+    }
     std::memmove(dst.data, operand.data, static_cast<std::size_t>(dst.bytes()));
   }
   divide(dst, finish.divisor);
@@ -119,19 +140,22 @@ void reduce_pair(const View& dst, Operand a, const std::byte* b, ReduceOp op, Fi
   divide(dst, finish.divisor);
 }
 
-void reduce_operands(const View& dst, std::span<const Operand> operands, ReduceOp op, Finish finish) {
+void reduce_operands(const View& dst, std::span<const Operand> operands, ReduceOp op, Finish finish,
+                     Results results) {
   PYCOMM_DCHECK(!operands.empty());
-  if (operands.size() == 1) return copy_operand(dst, operands[0], finish);
-  if (operands.size() == 2 && operands[1].scale == 1.0)
+  if (operands.size() == 1) return copy_operand(dst, operands[0], finish, results);
+  if (operands.size() == 2 && operands[1].scale == 1.0 && results == Results::cached)
     return reduce_pair(dst, operands[0], operands[1].data, op, finish);
+  if (is_half(dst.dtype) || finish.divisor != 1) results = Results::cached;
   for (std::int64_t first = 0; first < dst.count; first += kTile) {
     const View tile = dst.slice(first, std::min(kTile, dst.count - first));
     if (is_half(dst.dtype)) {
       reduce_half_tile(tile, operands, first, op, finish.scale);
     } else {
-      reduce_plain_tile(tile, operands, first, op, finish);
+      reduce_plain_tile(tile, operands, first, op, finish, results);
     }
   }
+  if (results == Results::streamed) stream_fence();
 }
 
 }  // namespace pycomm

@@ -121,6 +121,31 @@ int slots_in(const Step& step) {
   return std::max(slots, 0);
 }
 
+bool is_remote(const Step& step) {
+  return step.op == Op::reduce_from || step.op == Op::store_to;
+}
+
+// The buffer of its peers that a remote step touches.
+Buffer far_buffer(const Step& step) {
+  return step.op == Op::reduce_from ? step.src : step.dst;
+}
+
+bool names(const Step& step, int peer) {
+  return std::find(step.peers.begin(), step.peers.end(), peer) != step.peers.end();
+}
+
+// Whether a rank's steps on segment k need nothing of the segments behind it, of whatever chunk: then memory
+// may be lent to it segment by segment. A message may wait for anything at its other end, and a meeting does.
+bool works_piecewise(const Plan& plan) {
+  for (std::size_t stage = 0; stage < plan.stages.size(); ++stage)
+    for (const Step& step : plan.stages[stage].steps) {
+      const bool at_an_end = stage == 0 || stage + 1 == plan.stages.size();
+      if (step.op == Op::send || step.op == Op::recv || step.op == Op::recv_reduce) return false;
+      if (step.op == Op::meet && !at_an_end) return false;
+    }
+  return true;
+}
+
 }  // namespace
 
 CompiledPlan::CompiledPlan(const Plan& plan, bool in_place)
@@ -158,15 +183,12 @@ CompiledPlan::CompiledPlan(const Plan& plan, bool in_place)
 
 CompiledPlan::CompiledPlan(const std::function<Plan(int rank)>& plan_of, int rank, int size, bool in_place)
     : CompiledPlan(plan_of(rank), in_place) {
-  for (int peer : met) {
+  if (met.empty()) return find_last_uses();
+  bool piecewise = works_piecewise(plan_of(rank));
+  for (const int peer : met) {
     const Plan theirs = plan_of(peer);
-    for (const Stage& stage : theirs.stages) {
-      for (const Step& step : stage.steps) {
-        if (std::find(step.peers.begin(), step.peers.end(), rank) == step.peers.end()) continue;
-        if (step.op == Op::reduce_from) expose(step.src, step.chunk).read = true;
-        if (step.op == Op::store_to) expose(step.dst, step.chunk).written = true;
-      }
-    }
+    piecewise &= works_piecewise(theirs);
+    expose_to(theirs, peer, rank);
   }
   // What our own steps do with such a chunk, they do where the peers see it.
   for (const CompiledStep& compiled : steps) {
@@ -179,7 +201,39 @@ CompiledPlan::CompiledPlan(const std::function<Plan(int rank)>& plan_of, int ran
       ExposedChunk& chunk = expose(buffer, step.chunk);
       chunk.read = true;
       chunk.written |= buffer == step.dst && step.op != Op::store_to;
+      chunk.borrower = -1;
     }
+  }
+  if (!piecewise)
+    for (ExposedChunk& chunk : exposed) chunk.borrower = -1;
+  find_last_uses();
+}
+
+void CompiledPlan::expose_to(const Plan& theirs, int peer, int rank) {
+  for (const Stage& stage : theirs.stages) {
+    for (const Step& step : stage.steps) {
+      if (!is_remote(step) || !names(step, rank)) continue;
+      const Buffer buffer = far_buffer(step);
+      const bool known = find_exposed(buffer, step.chunk) != nullptr;
+      ExposedChunk& chunk = expose(buffer, step.chunk);
+      chunk.borrower = !known || chunk.borrower == peer ? peer : -1;
+      (step.op == Op::reduce_from ? chunk.read : chunk.written) = true;
+    }
+  }
+}
+
+void CompiledPlan::find_last_uses() {
+  for (auto step = steps.begin(); step != steps.end(); ++step) {
+    const auto later_is = [&](auto holds) {
+      return std::any_of(step + 1, steps.end(), [&](const CompiledStep& later) {
+        return later.step.op != Op::meet && later.step.chunk == step->step.chunk && holds(later.step);
+      });
+    };
+    step->result_is_read = is_scratch(step->step.dst) || later_is([](const Step&) { return true; });
+    if (!is_remote(step->step)) continue;
+    for (const int peer : step->step.peers)
+      if (!later_is([&](const Step& later) { return is_remote(later) && names(later, peer); }))
+        step->last_of.push_back(peer);
   }
 }
 

@@ -17,6 +17,9 @@ struct CompiledStep {
   std::vector<int> after;
   // ... and steps that must have finished altogether.
   std::vector<int> after_all;
+  // Peers whose memory no later step touches in this chunk.
+  std::vector<int> last_of = {};
+  bool result_is_read = false;  // a later step of this rank reads what this one leaves
 };
 
 // All messages in one direction between this rank and one peer, in the order in which they travel.
@@ -32,6 +35,8 @@ struct ExposedChunk {
   int chunk = 0;
   bool read = false;  // what it holds before the call is needed
   bool written = false;
+  // The one peer that uses it, one segment after the other, while we do not; else -1.
+  int borrower = -1;
 };
 
 struct CompiledPlan {
@@ -54,6 +59,8 @@ struct CompiledPlan {
 
  private:
   ExposedChunk& expose(Buffer buffer, int chunk);
+  void expose_to(const Plan& theirs, int peer, int rank);
+  void find_last_uses();
 };
 
 }  // namespace pycomm

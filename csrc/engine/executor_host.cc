@@ -83,16 +83,19 @@ void HostExecutor::begin() {
     kept_valid_.assign(plan_.chunks * segments_per_chunk_, 0);
   }
   if (!plan_.met.empty()) {
+    const std::int64_t held = operation_.input.bytes() + (plan_.in_place ? 0 : operation_.output.bytes());
+    large_ = held * (std::ssize(plan_.met) + 1) > last_cache_bytes();
     peer_memory_ = router_.peer_memory(world_ranks_[plan_.met[0]]);
-    mirrors_.emplace(*peer_memory_, plan_, layout_, operation_.input, operation_.output);
-    peer_regions_.resize(world_ranks_.size());
+    lender_.emplace(*peer_memory_, plan_, layout_, operation_.input, operation_.output,
+                    operation_.segment_count, large_ ? Results::streamed : Results::cached);
+    borrowers_.resize(world_ranks_.size());
   }
 }
 
 void HostExecutor::end() {
   scratch_ = {};
   kept_ = {};
-  mirrors_.reset();
+  lender_.reset();
 }
 
 // With parts of chosen sizes each channel's header holds those that travel along it; where peers meet, all.
@@ -178,7 +181,7 @@ bool HostExecutor::post_send(Lane& lane) {
 
 std::byte* HostExecutor::payload_of(int index, std::int64_t segment, Staging::Block& block) {
   const Step& step = plan_.steps[index].step;
-  if (step.op == Op::meet) return reinterpret_cast<std::byte*>(mirrors_->regions().data());
+  if (step.op == Op::meet) return reinterpret_cast<std::byte*>(&lender_->lent());
   const View source = segment_view(step.src, step.chunk, segment);
   const double scale = contribution_scale(step.src);
   const Codec& codec = *operation_.codec;
@@ -291,7 +294,9 @@ bool HostExecutor::apply(const Lane& lane, const Flight& flight) {
   if (flight.step < 0) return true;
   const Step& step = plan_.steps[flight.step].step;
   if (step.op == Op::meet) {
-    std::memcpy(&peer_regions_[lane.channel->peer], flight.wire, sizeof(peer_regions_[0]));
+    Lent lent;
+    std::memcpy(&lent, flight.wire, sizeof(lent));
+    borrowers_[lane.channel->peer] = Borrower(*peer_memory_, lane.world_peer, lent);
   } else {
     if (!ready(flight.step, flight.segment)) return false;
     apply_payload(flight);
@@ -343,9 +348,13 @@ bool HostExecutor::advance_local() {
         if (i == local_next_) ++local_next_;
         continue;
       }
-      if (!ready(index, progress.done)) continue;
+      if (!ready(index, progress.done) || !granted(plan_.steps[index].step, progress.done)) continue;
       run_local(index, progress.done);
       complete(index);
+      moved = true;
+      again = !plan_.messages;
+    }
+    if (lender_ && lender_->serve()) {
       moved = true;
       again = !plan_.messages;
     }
@@ -361,27 +370,28 @@ void HostExecutor::run_local(int index, std::int64_t segment) {
   operands_.clear();
   switch (step.op) {
     case Op::copy:
-      copy_operand(dst, operand_of(step.src, step.chunk, segment, own), finish_of(step));
+      copy_operand(dst, operand_of(step.src, step.chunk, segment, own), finish_of(step), results_of(index));
       break;
     case Op::reduce:
       for (Buffer source : step.sources) operands_.push_back(operand_of(source, step.chunk, segment, own));
-      add(dst, operands_, operation_.op, finish_of(step));
+      add(dst, operands_, operation_.op, finish_of(step), Results::cached);
       break;
     case Op::reduce_from:
       for (int peer : step.peers)
         operands_.push_back(
-            {peer_segment_view(peer, step.src, step.chunk, segment).data, contribution_scale(step.src)});
-      add(dst, operands_, operation_.op, finish_of(step));
+            {peer_segment(peer, step.src, step.chunk, segment), contribution_scale(step.src)});
+      add(dst, operands_, operation_.op, finish_of(step), results_of(index));
+      give_back(index, segment);
       break;
     case Op::store_to: {
       const View src = segment_view(step.src, step.chunk, segment);
       for (int peer : step.peers) {
-        if (src.count > 0)
-          std::memcpy(peer_segment_view(peer, step.dst, step.chunk, segment).data, src.data,
-                      static_cast<std::size_t>(src.bytes()));
+        View there = src;
+        there.data = peer_segment(peer, step.dst, step.chunk, segment);
+        copy_operand(there, {src.data}, {}, results_at(peer, step));
         bytes_sent_ += src.bytes();
       }
-      return;
+      return give_back(index, segment);
     }
     default:
       PYCOMM_DCHECK(false);
@@ -401,7 +411,7 @@ void HostExecutor::step_on(Lane& lane) {
 void HostExecutor::complete(int step) {
   Progress& progress = progress_[step];
   if (plan_.steps[step].step.op == Op::meet && --progress.parts_left > 0) return;
-  if (++progress.done == progress.segments && --unfinished_ == 0 && mirrors_) mirrors_->copy_out();
+  if (++progress.done == progress.segments && --unfinished_ == 0 && lender_) lender_->finish();
 }
 
 bool HostExecutor::ready(int index, std::int64_t segment) const {
@@ -425,7 +435,7 @@ View HostExecutor::chunk_view(Buffer buffer, int chunk) const {
   }
   const View& whole = buffer == kInput ? operation_.input : operation_.output;
   View view = whole.slice(layout_.offset(buffer, chunk), count);
-  if (mirrors_) view.data = mirrors_->place(buffer, chunk, view.data);
+  if (lender_) view.data = lender_->place(buffer, chunk, view.data);
   return view;
 }
 
@@ -435,19 +445,9 @@ View HostExecutor::segment_view(Buffer buffer, int chunk, std::int64_t segment) 
   return whole.slice(first, std::min(operation_.segment_count, whole.count - first));
 }
 
-View HostExecutor::peer_segment_view(int peer, Buffer buffer, int chunk, std::int64_t segment) const {
-  if (peer == operation_.group->rank) return segment_view(buffer, chunk, segment);
-  View view = segment_view(buffer, chunk, segment);
-  const std::int64_t first = layout_.offset(buffer, chunk) + segment * operation_.segment_count;
-  const int world_peer = world_ranks_[peer];
-  std::byte* base = peer_memory_->map(world_peer, peer_regions_[peer][buffer.id]);
-  view.data = base + first * size_of(view.dtype);
-  return view;
-}
-
 std::int64_t HostExecutor::payload_bytes(int index, std::int64_t segment) const {
   const Step& step = plan_.steps[index].step;
-  if (step.op == Op::meet) return sizeof(peer_regions_[0]);
+  if (step.op == Op::meet) return sizeof(Lent);
   const std::int64_t count =
       std::min(operation_.segment_count, layout_.count(step.chunk) - segment * operation_.segment_count);
   return operation_.codec->wire_bytes(count, operation_.input.dtype);

@@ -19,7 +19,7 @@
 #include "engine/executor.h"
 #include "engine/group.h"
 #include "engine/layout.h"
-#include "engine/mirrors.h"
+#include "engine/loans.h"
 #include "engine/staging.h"
 #include "engine/wire.h"
 #include "engine/work.h"
@@ -110,10 +110,14 @@ class HostExecutor final : public Executor {
   void step_on(Lane& lane);
   void complete(int step);
   bool ready(int step, std::int64_t segment) const;
+  bool granted(const Step& step, std::int64_t segment) const;
 
   View chunk_view(Buffer buffer, int chunk) const;
   View segment_view(Buffer buffer, int chunk, std::int64_t segment) const;
-  View peer_segment_view(int peer, Buffer buffer, int chunk, std::int64_t segment) const;
+  std::byte* peer_segment(int peer, Buffer buffer, int chunk, std::int64_t segment) const;
+  void give_back(int step, std::int64_t segment) const;
+  Results results_of(int step) const;                    // in memory of ours
+  Results results_at(int peer, const Step& step) const;  // in a peer's
   double contribution_scale(Buffer src) const;
   Finish finish_of(const Step& step) const { return step.final ? operation_.finish : Finish{}; }
 
@@ -149,9 +153,11 @@ class HostExecutor final : public Executor {
   Staging::Block scratch_;
   Staging::Block kept_;
   std::vector<std::uint8_t> kept_valid_;
-  PeerMemory* peer_memory_ = nullptr;  // of the ranks that a mapped plan meets, as are the mirrors
-  std::optional<Mirrors> mirrors_;
-  std::vector<std::array<Region, 2>> peer_regions_;
+  PeerMemory* peer_memory_ = nullptr;  // of the ranks that a mapped plan meets
+  // Of a mapped plan: what peers may touch here, and, by peer, what we may touch there.
+  std::optional<Lender> lender_;
+  std::vector<Borrower> borrowers_;
+  bool large_ = false;  // the buffers of all ranks do not fit into the cache that they share
 };
 
 }  // namespace pycomm

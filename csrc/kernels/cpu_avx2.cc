@@ -17,6 +17,10 @@ struct Avx2 : Portable {
   using U32 = Pack<std::uint32_t, 8>;
   using U16 = Pack<std::uint16_t, 8>;
 
+  static void store_past_caches(void* to, const void* from) {
+    _mm256_stream_si256(static_cast<__m256i*>(to), _mm256_loadu_si256(static_cast<const __m256i*>(from)));
+  }
+
   using Portable::f16_from_f32;
   using Portable::f32_from_f16;
   using Portable::narrow;

@@ -19,6 +19,10 @@ struct Avx512 : Portable {
   using U32 = Pack<std::uint32_t, 16>;
   using U16 = Pack<std::uint16_t, 16>;
 
+  static void store_past_caches(void* to, const void* from) {
+    _mm512_stream_si512(static_cast<__m512i*>(to), _mm512_loadu_si512(from));
+  }
+
   using Portable::f16_from_f32;
   using Portable::f32_from_f16;
   using Portable::narrow;

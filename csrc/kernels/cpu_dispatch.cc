@@ -91,6 +91,12 @@ const Kernels& kernels_named(std::string_view isa) {
   throw InvalidArgument(text("no kernels '", isa, "' on this machine; available: ", available));
 }
 
+void stream_fence() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
 FloatMode::FloatMode() : saved_(float_control()) {
   set_float_control(kDefaultMxcsr);
 }

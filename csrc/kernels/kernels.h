@@ -29,6 +29,8 @@ struct Kernels {
   // dst = ((a * scales.a) op b) * scales.result. Integers ignore scales.
   using Reduce = void (*)(void* dst, const void* a, const void* b, std::int64_t count, Scales scales);
   Reduce reduce[kDTypeCount][kKernelOpCount];
+  // The same past the caches, as `stream` below; dst is no operand. Null for f16 and bf16.
+  Reduce reduce_streamed[kDTypeCount][kKernelOpCount];
 
   // dst = src * factor, floating types only (null for integers).
   using Scale = void (*)(void* dst, const void* src, std::int64_t count, double factor);
@@ -48,7 +50,15 @@ struct Kernels {
   using DecodeReduce = void (*)(void* dst, const void* acc, const void* wire, std::int64_t count,
                                 Scales scales);
   DecodeReduce decode_reduce[2][2][kKernelOpCount];
+
+  // Copies past the caches, for memory that nobody reads soon: what is overwritten need not be fetched first.
+  // `dst` overlaps `src` nowhere. stream_fence() must follow before other threads are told.
+  using Stream = void (*)(void* dst, const void* src, std::int64_t bytes);
+  Stream stream;
 };
+
+// Orders what this thread has streamed before its later stores.
+void stream_fence();
 
 // The tables this machine can run, scalar first, the widest last.
 const std::vector<const Kernels*>& available_kernels();

@@ -1,6 +1,7 @@
 // The loops behind the table, written once and included by each instruction set's file, which compiles them
 // with its own flags. They are generic over a struct Isa, derived from Portable, with
 //   kName, kVectorBytes   the size of a vector register; 1 for plain elements
+//   store_past_caches     writes a register to an aligned address
 //   widen, narrow, f32_from_f16, f16_from_f32   overloads for the packs that it has better instructions for
 // All else are operators of the compiler's vector types. Internal linkage throughout: see half.h.
 #pragma once
@@ -26,6 +27,7 @@ using Computed = std::conditional_t<kIsHalf<T>, float, T>;
 
 // What works for packs of any width. 16-bit elements are computed on in lanes of 32.
 struct Portable {
+  static constexpr bool kStreams = false;  // whole registers are stored past the caches, to aligned addresses
   template <class U16>
   static auto widen(U16 x) {
     return convert<std::uint32_t, std::uint16_t, sizeof(U16) / 2>(x);
@@ -78,6 +80,9 @@ inline void store(void* to, std::int64_t i, Pack<A, lanes> x) {
   } else if constexpr (std::is_same_v<T, BF16>) {
     if constexpr (std::is_same_v<A, double>) x = round_to_grid<7, -126, lanes>(x);
     write<std::uint16_t, lanes>(to, i, Isa::narrow(bf16_from_f32<lanes>(convert<float, A, lanes>(x))));
+  } else if constexpr (Isa::kStreams && sizeof(Pack<T, lanes>) == Isa::kVectorBytes) {
+    const Pack<T, lanes> stored = convert<T, A, lanes>(x);
+    Isa::store_past_caches(static_cast<char*>(to) + i * static_cast<std::int64_t>(sizeof(T)), &stored);
   } else {
     write<T, lanes>(to, i, convert<T, A, lanes>(x));
   }
@@ -153,6 +158,29 @@ void reduce(void* dst, const void* a, const void* b, std::int64_t count, Scales 
   }
 }
 
+inline constexpr std::int64_t kLineBytes = 64;  // of the caches: streamed whole or not at all
+
+// Bytes from there to the next line.
+inline std::int64_t to_next_line(const void* address) {
+  return static_cast<std::int64_t>(-reinterpret_cast<std::uintptr_t>(address) % kLineBytes);
+}
+
+template <class Isa>
+struct Streaming : Isa {
+  static constexpr bool kStreams = Isa::kVectorBytes > 1;
+};
+
+template <class Isa, ReduceOp op, class T>
+void reduce_streamed(void* dst, const void* a, const void* b, std::int64_t count, Scales scales) {
+  constexpr auto kSize = static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t before = to_next_line(dst);
+  const std::int64_t head = before / kSize;
+  if (before % kSize != 0 || head > count) return reduce<Isa, op, T>(dst, a, b, count, scales);
+  reduce<Isa, op, T>(dst, a, b, head, scales);
+  reduce<Streaming<Isa>, op, T>(static_cast<char*>(dst) + before, static_cast<const char*>(a) + before,
+                                static_cast<const char*>(b) + before, count - head, scales);
+}
+
 template <class Isa, class From, class To>
 void cast(void* dst, const void* src, std::int64_t count, double factor) {
   using A = std::conditional_t<std::is_same_v<From, double> || std::is_same_v<To, double>, double, float>;
@@ -187,22 +215,40 @@ void divide(void* dst, const void* src, std::int64_t count, std::int64_t divisor
   }
 }
 
+template <class Isa>
+void stream(void* dst, const void* src, std::int64_t bytes) {
+  auto* to = static_cast<char*>(dst);
+  auto* from = static_cast<const char*>(src);
+  if constexpr (Isa::kVectorBytes > 1) {
+    std::int64_t head = to_next_line(to);
+    if (head > bytes) head = bytes;
+    __builtin_memcpy(to, from, static_cast<std::size_t>(head));
+    const std::int64_t end = head + (bytes - head) / kLineBytes * kLineBytes;
+    for (std::int64_t i = head; i < end; i += Isa::kVectorBytes) Isa::store_past_caches(to + i, from + i);
+    to += end;
+    from += end;
+    bytes -= end;
+  }
+  if (bytes > 0) __builtin_memcpy(to, from, static_cast<std::size_t>(bytes));
+}
+
 // Sums and products that wrap have the same bits signed and unsigned; only the unsigned ones are defined.
 template <class Isa, ReduceOp op>
 constexpr void add_reductions(Kernels& table) {
   constexpr bool wraps = op == ReduceOp::sum || op == ReduceOp::prod;
   constexpr int i = index_of(op);
-  table.reduce[index_of(DType::f64)][i] = reduce<Isa, op, double>;
-  table.reduce[index_of(DType::f32)][i] = reduce<Isa, op, float>;
-  table.reduce[index_of(DType::f16)][i] = reduce<Isa, op, F16>;
-  table.reduce[index_of(DType::bf16)][i] = reduce<Isa, op, BF16>;
-  table.reduce[index_of(DType::i64)][i] =
-      reduce<Isa, op, std::conditional_t<wraps, std::uint64_t, std::int64_t>>;
-  table.reduce[index_of(DType::i32)][i] =
-      reduce<Isa, op, std::conditional_t<wraps, std::uint32_t, std::int32_t>>;
-  table.reduce[index_of(DType::u8)][i] = reduce<Isa, op, std::uint8_t>;
-  table.reduce[index_of(DType::i8)][i] =
-      reduce<Isa, op, std::conditional_t<wraps, std::uint8_t, std::int8_t>>;
+  const auto add = [&]<class T>(DType dtype, T) {
+    table.reduce[index_of(dtype)][i] = reduce<Isa, op, T>;
+    if constexpr (!kIsHalf<T>) table.reduce_streamed[index_of(dtype)][i] = reduce_streamed<Isa, op, T>;
+  };
+  add(DType::f64, double{});
+  add(DType::f32, float{});
+  add(DType::f16, F16{});
+  add(DType::bf16, BF16{});
+  add(DType::i64, std::conditional_t<wraps, std::uint64_t, std::int64_t>{});
+  add(DType::i32, std::conditional_t<wraps, std::uint32_t, std::int32_t>{});
+  add(DType::u8, std::uint8_t{});
+  add(DType::i8, std::conditional_t<wraps, std::uint8_t, std::int8_t>{});
   table.decode_reduce[0][0][i] = reduce<Isa, op, double, F16>;
   table.decode_reduce[0][1][i] = reduce<Isa, op, float, F16>;
   table.decode_reduce[1][0][i] = reduce<Isa, op, double, BF16>;
@@ -222,6 +268,7 @@ template <class Isa>
 constexpr Kernels make_kernels() {
   Kernels table{};
   table.isa = Isa::kName;
+  table.stream = stream<Isa>;
   add_reductions<Isa, ReduceOp::sum>(table);
   add_reductions<Isa, ReduceOp::prod>(table);
   add_reductions<Isa, ReduceOp::min>(table);

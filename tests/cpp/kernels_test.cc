@@ -74,6 +74,20 @@ std::vector<Case> reduce_cases(DType dtype, ReduceOp op) {
   return out;
 }
 
+std::vector<Case> reduce_streamed_cases(DType dtype, ReduceOp op) {
+  std::vector<Case> out;
+  for (double after : kFactors)
+    out.push_back({text("reduce_streamed ", name_of(dtype), " ", name_of(op), " ", after), dtype, dtype,
+                   dtype, 2,
+                   [=](const Kernels& k, void* dst, const void* a, const void* b, std::int64_t count) {
+                     const bool in_place = dst == a || dst == b;  // which is the other kernels' alone
+                     const auto& reduce = in_place ? k.reduce : k.reduce_streamed;
+                     reduce[index_of(dtype)][index_of(op)](dst, a, b, count, {1.0, after});
+                     stream_fence();
+                   }});
+  return out;
+}
+
 std::vector<Case> decode_reduce_cases(DType acc, DType wire, ReduceOp op) {
   std::vector<Case> out;
   for (double before : kFactors)
@@ -125,6 +139,8 @@ std::vector<Case> all_cases() {
   };
   for (DType dtype : kDTypes) {
     for (ReduceOp op : kOps) add(reduce_cases(dtype, op));
+    if (!is_half(dtype))
+      for (ReduceOp op : kOps) add(reduce_streamed_cases(dtype, op));
     add(is_floating(dtype) ? scale_cases(dtype) : divide_cases(dtype));
   }
   for (DType from : kFloats)
@@ -289,9 +305,11 @@ TEST(kernel_tables_are_complete) {
     for (DType dtype : kDTypes) {
       const int i = index_of(dtype);
       for (ReduceOp op : kOps) CHECK(table->reduce[i][index_of(op)] != nullptr);
+      for (ReduceOp op : kOps) CHECK_EQ(table->reduce_streamed[i][index_of(op)] != nullptr, !is_half(dtype));
       CHECK_EQ(table->scale[i] != nullptr, is_floating(dtype));
       CHECK_EQ(table->divide[i] != nullptr, !is_floating(dtype));
     }
+    CHECK(table->stream != nullptr);
     for (auto& row : table->cast)
       for (auto entry : row) CHECK(entry != nullptr);
     for (auto& wire : table->decode_reduce)
@@ -304,6 +322,21 @@ TEST(every_isa_equals_scalar_at_every_length_and_alignment) {
   const FloatMode mode;
   for (const Kernels* table : available_kernels())
     for (const Case& c : all_cases()) compare_with_scalar(*table, c);
+}
+
+TEST(every_isa_streams_every_length_to_every_alignment) {
+  constexpr std::size_t kMost = 300, kLine = 64;
+  std::vector<std::byte> from(kMost + 1);
+  for (std::size_t i = 0; i < from.size(); ++i) from[i] = static_cast<std::byte>(i * 37);
+  for (const Kernels* table : available_kernels())
+    for (std::size_t bytes = 0; bytes <= kMost; ++bytes)
+      for (std::size_t shift = 0; shift < kLine; ++shift) {
+        std::vector<std::byte> to(kMost + 2 * kLine), expected = to;
+        std::copy_n(from.begin() + shift % 2, bytes, expected.begin() + static_cast<std::ptrdiff_t>(shift));
+        table->stream(to.data() + shift, from.data() + shift % 2, static_cast<std::int64_t>(bytes));
+        stream_fence();
+        CHECK_EQ(to == expected, true, table->isa, ": ", bytes, " bytes at ", shift);
+      }
 }
 
 TEST(kernels_decode_and_encode_all_16_bit_patterns) {
