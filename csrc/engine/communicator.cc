@@ -119,7 +119,7 @@ std::shared_ptr<const CompiledPlan> Communicator::plan_for(const Algorithm& algo
   auto& plan = plans_[PlanKey{&algorithm, call.root, call.order, in_place}];
   if (!plan) {
     const auto plan_of = [&](int of_rank) { return algorithm.plan(spec(call, of_rank)); };
-    plan = std::make_shared<const CompiledPlan>(plan_of, rank(), size(), in_place);
+    plan = std::make_shared<const CompiledPlan>(plan_of, rank(), in_place);
   }
   return plan;
 }

@@ -181,9 +181,9 @@ CompiledPlan::CompiledPlan(const Plan& plan, bool in_place)
   }
 }
 
-CompiledPlan::CompiledPlan(const std::function<Plan(int rank)>& plan_of, int rank, int size, bool in_place)
+CompiledPlan::CompiledPlan(const std::function<Plan(int rank)>& plan_of, int rank, bool in_place)
     : CompiledPlan(plan_of(rank), in_place) {
-  if (met.empty()) return find_last_uses();
+  if (met.empty()) return;
   bool piecewise = works_piecewise(plan_of(rank));
   for (const int peer : met) {
     const Plan theirs = plan_of(peer);

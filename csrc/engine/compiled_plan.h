@@ -42,7 +42,7 @@ struct ExposedChunk {
 struct CompiledPlan {
   CompiledPlan(const Plan& plan, bool in_place);
   // The same where peers may be met: what they touch here stands in their plans.
-  CompiledPlan(const std::function<Plan(int rank)>& plan_of, int rank, int size, bool in_place);
+  CompiledPlan(const std::function<Plan(int rank)>& plan_of, int rank, bool in_place);
 
   const ExposedChunk* find_exposed(Buffer buffer, int chunk) const;
 

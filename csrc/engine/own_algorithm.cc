@@ -29,7 +29,7 @@ OwnAlgorithm::OwnAlgorithm(Collective collective, int root, const std::string& n
                " ranks: ", flaw);
   for (const bool in_place : {false, true})
     compiled_[in_place] = std::make_shared<const CompiledPlan>([&](int of_rank) { return plans[of_rank]; },
-                                                               rank, size_, in_place);
+                                                               rank, in_place);
   std::string everything;
   bool mapped = false, meets = false, messages = false;
   for (int from = 0; from < size_; ++from) {
