@@ -5,11 +5,25 @@
 #include <optional>
 
 #include "bindings/bindings.h"
+#include "bootstrap/callback.h"
 #include "engine/communicator.h"
 #include "engine/thread_world.h"
 
 namespace pycomm::bindings {
 namespace py = pybind11;
+
+namespace {
+
+// The exchange as a Python function from bytes and seconds to a list of everyone's bytes. Copied and called
+// within Engine::create only.
+ExchangeCallback exchange_by(const py::function& function) {
+  return [&function](const std::string& bytes, double timeout_s) {
+    const py::gil_scoped_acquire acquire;
+    return function(py::bytes(bytes), timeout_s).cast<std::vector<std::string>>();
+  };
+}
+
+}  // namespace
 
 void bind_engine(py::module_& m) {
   py::class_<ThreadWorld, std::shared_ptr<ThreadWorld>>(m, "ThreadWorld",
@@ -33,6 +47,22 @@ void bind_engine(py::module_& m) {
           py::arg("rank"), py::arg("size"), py::arg("handles"), py::arg("progress_thread"),
           py::arg("transports"), py::arg("world") = py::none(), py::arg("trace_events") = 0,
           "Collective: connects this rank with the others.")
+      .def_static(
+          "create_over",
+          [](int rank, int size, const py::function& exchange, bool progress_thread,
+             std::int64_t trace_events) {
+            Settings settings = Settings::from_environment();
+            settings.trace_events = trace_events;
+            const ExchangeCallback callback = exchange_by(exchange);
+            const std::map<std::string, std::uintptr_t> handles = {
+                {"callback", reinterpret_cast<std::uintptr_t>(&callback)}};
+            const py::gil_scoped_release release;
+            return Engine::create({rank, size, handles}, settings, progress_thread);
+          },
+          py::arg("rank"), py::arg("size"), py::arg("exchange"), py::arg("progress_thread"),
+          py::arg("trace_events") = 0,
+          "Collective: connects this rank with the others, whom `exchange(bytes, timeout_s)` finds: it gives "
+          "everyone's bytes, by rank.")
       .def("close", &Engine::close, py::call_guard<py::gil_scoped_release>(),
            "Stops everything; pending operations fail with Aborted. True when no transport holds a buffer "
            "any more.")
