@@ -1,8 +1,7 @@
 """A communication hook of DistributedDataParallel: buckets of gradients averaged on the engine, compressed if
 asked."""
 
-from __future__ import annotations
-
+# Torch compares the annotations of a hook with its own classes, so they are not put off here.
 from dataclasses import dataclass
 from typing import Any
 
