@@ -2,7 +2,7 @@
 
 The engine adds, multiplies and compares eight dtypes. Complex sums are sums of twice as many real numbers;
 booleans are bytes of 0 and 1, whose maximum is "or" and whose minimum is "and". What is left (bitwise
-operators, integers of 16 bits, products of complex numbers ...) is rare: everyone's values are gathered and
+operators, integers of 16 bits) is rare: everyone's values are gathered and
 reduced by torch in order of rank, at N times the memory.
 """
 
@@ -82,7 +82,7 @@ class Reduction:
         for row in rows[1:]:
             total = _FOLDS[self.op](total, row)
         if self.op == "avg":
-            total = torch.div(total, len(rows), rounding_mode=None if total.is_complex() else "trunc")
+            total = torch.div(total, len(rows), rounding_mode="trunc")
         return total
 
 
@@ -104,12 +104,9 @@ def reduction_of(op: Any, dtype: torch.dtype) -> Reduction:
     if name == "premul_sum":
         return _premultiplied(op, dtype)
     if dtype.is_complex:
-        if name not in ("sum", "avg", "prod"):
-            raise InvalidArgument(f"{name} of {dtype}: complex numbers have no order")
-        real = dtype.to_real()
-        if name != "prod" and real in NATIVE:
-            return Reduction(name, view=real, ratio=2)
-        return Reduction(name)
+        if name not in ("sum", "avg") or dtype.to_real() not in NATIVE:
+            raise InvalidArgument(f"{name} of {dtype}; expected sum or avg of complex numbers")
+        return Reduction(name, view=dtype.to_real(), ratio=2)
     if bitwise or dtype not in NATIVE:
         return Reduction(name)
     return Reduction(name, view=dtype)
