@@ -1,5 +1,5 @@
-"""The variables by which other libraries learn who they are: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, and
-MASTER_ADDR and MASTER_PORT, where rank 0 may listen. `init_process_group` of torch and what stands on it
+"""The variables by which other libraries learn who they are: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE,
+and MASTER_ADDR and MASTER_PORT, where rank 0 may listen. `init_process_group` of torch and what stands on it
 (Lightning, Accelerate) read them.
 """
 

@@ -45,7 +45,8 @@ def init(comm: Any = None, trace: str | os.PathLike[str] | None = None) -> Commu
     comm: an mpi4py communicator to stand on; None is the world of `mpirun`, or this process alone where no
     launcher started it. trace: the file to which rank 0 writes a trace of all ranks when they shut down
     (pycomm/trace.py); None is what `PYCOMM_TRACE` says, if anything. Starts MPI (through mpi4py) only under a
-    launcher, and then sets RANK, WORLD_SIZE and their kin for other libraries (pycomm/exported.py). A second call need not repeat either.
+    launcher, and then sets RANK, WORLD_SIZE and their kin for other libraries (pycomm/exported.py). A second
+    call need not repeat either.
 
     Raises TransportError when the launcher and the MPI library do not belong together, or when MPI lacks
     MPI_THREAD_MULTIPLE; InvalidArgument for settings that do not hold here, on all ranks when the trace

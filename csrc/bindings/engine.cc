@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <optional>
 
@@ -14,9 +15,11 @@ namespace py = pybind11;
 
 namespace {
 
-// The exchange as a Python function from bytes and seconds to a list of everyone's bytes. Copied and called
-// within Engine::create only.
-ExchangeCallback exchange_by(const py::function& function) {
+// From bytes and seconds to everyone's bytes, by rank.
+using ExchangeFunction = py::typing::Callable<py::typing::List<py::bytes>(py::bytes, py::float_)>;
+
+// Called within Engine::create only.
+ExchangeCallback exchange_by(const ExchangeFunction& function) {
   return [&function](const std::string& bytes, double timeout_s) {
     const py::gil_scoped_acquire acquire;
     return function(py::bytes(bytes), timeout_s).cast<std::vector<std::string>>();
@@ -49,7 +52,7 @@ void bind_engine(py::module_& m) {
           "Collective: connects this rank with the others.")
       .def_static(
           "create_over",
-          [](int rank, int size, const py::function& exchange, bool progress_thread,
+          [](int rank, int size, const ExchangeFunction& exchange, bool progress_thread,
              std::int64_t trace_events) {
             Settings settings = Settings::from_environment();
             settings.trace_events = trace_events;

@@ -28,7 +28,7 @@ def create(options: Any, backend_options: Any = None) -> PycommProcessGroup:
     rank, size = int(options.group_rank), int(options.group_size)
     members = list(options.global_ranks_in_group)  # none: the default group
     exchange = StoreExchange(options.store, rank, size)
-    world = _world(rank, size, bool(members), exchange)
+    world = _world(rank, size, members, exchange)
     timeout_s = options.timeout.total_seconds()
     communicator = world.subgroup(
         members or range(size),
@@ -37,20 +37,21 @@ def create(options: Any, backend_options: Any = None) -> PycommProcessGroup:
     return PycommProcessGroup(communicator, options.store, options.timeout)
 
 
-def _world(rank: int, size: int, partial: bool, exchange: StoreExchange) -> Communicator:
+def _world(rank: int, size: int, members: list[int], exchange: StoreExchange) -> Communicator:
     """The communicator of all ranks; started where it is not."""
-    if session.is_initialized() or session.under_launcher() or (size == 1 and not partial):
+    if session.is_initialized() or session.under_launcher() or (size == 1 and not members):
         world = session.init()
-    elif partial:
+    elif members:
         raise InvalidArgument(
             "backend 'pycomm' for some ranks needs the connections of all: make it the backend of the "
             "default group, or call pycomm.init() before"
         )
     else:
         world = session.init_over(rank, size, exchange)
-    if not partial and (world.rank, world.size) != (rank, size):
+    given = (members[rank], world.size) if members else (rank, size)
+    if given != (world.rank, world.size):
         raise InvalidArgument(
-            f"torch says rank {rank} of {size}, pycomm rank {world.rank} of {world.size}: leave rank and "
-            "world_size out of init_process_group, or give it the launcher's"
+            f"torch says rank {given[0]} of {given[1]}, pycomm rank {world.rank} of {world.size}: leave rank "
+            "and world_size out of init_process_group, or give it the launcher's"
         )
     return world

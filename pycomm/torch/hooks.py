@@ -27,7 +27,10 @@ class DdpState:
     group: Any = None
 
 
-def ddp_hook(state: DdpState | None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def ddp_hook(
+    state: DdpState | None,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]  # torch has no stub of it
+) -> torch.futures.Future[Tensor]:
     """Average a bucket over the ranks. Does not block; the future is the bucket's buffer.
 
         model.register_comm_hook(pycomm.torch.DdpState(codec="fp16"), pycomm.torch.ddp_hook)

@@ -44,7 +44,9 @@ class Receive:
             self._inbox.advance(self, _SLICE_S)
             now_s = time.monotonic()
             if not self.ended and now_s > self._deadline_s:
-                self._inbox.give_up(self, Timeout(f"recv: no message from {self._whom()} within {self._timeout_s} s"))
+                self._inbox.give_up(
+                    self, Timeout(f"recv: no message from {self._whom()} within {self._timeout_s} s")
+                )
             elif not self.ended and until_s is not None and now_s > until_s:
                 raise Timeout(f"not done within {timeout} s; the operation goes on")
         if self.error is not None:

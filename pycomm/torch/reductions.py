@@ -118,5 +118,7 @@ def _premultiplied(op: Any, dtype: torch.dtype) -> Reduction:
         factor = factor.item()
     real = dtype.to_real() if dtype.is_complex else dtype
     if real not in NATIVE or not real.is_floating_point:
-        raise InvalidArgument(f"premul_sum of {dtype}: expected a floating or complex dtype of 16 bits or more")
+        raise InvalidArgument(
+            f"premul_sum of {dtype}: expected a floating or complex dtype of 16 bits or more"
+        )
     return Reduction("sum", float(factor), real, 2 if dtype.is_complex else 1)

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
+import torch.distributed.distributed_c10d as c10d
 from torch import Tensor
 
 _SLICE_S = 1e-3  # for how long the completion thread waits for one work before it looks at the others
@@ -29,7 +29,7 @@ class Pending(Protocol):
     def done(self) -> bool: ...
 
 
-class PycommWork(dist._Work):  # type: ignore[misc]  # torch has no types for it
+class PycommWork(c10d.Work):
     """An operation in flight. Threads: any."""
 
     def __init__(
@@ -93,7 +93,7 @@ class PycommWork(dist._Work):  # type: ignore[misc]  # torch has no types for it
         try:
             for pending in self._pending:
                 pending.wait(_SLICE_S)
-        except BaseException:  # noqa: S110  # told by is_completed() and the future
+        except BaseException:  # told by is_completed() and the future
             pass
 
     def _end(self) -> None:
@@ -117,7 +117,7 @@ class PycommWork(dist._Work):  # type: ignore[misc]  # torch has no types for it
         if self._error is None:
             future.set_result(self._result)
         else:
-            future.set_exception(self._error)
+            future.set_exception(self._error)  # type: ignore[arg-type]
 
     def _source_rank(self) -> int:
         """From which rank a message came; -1 where none did."""

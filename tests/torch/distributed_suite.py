@@ -16,10 +16,10 @@ os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
 if "TEMP_DIR" not in os.environ:
     os.environ["TEMP_DIR"] = tempfile.mkdtemp()
 
-from torch.testing._internal import common_utils  # noqa: E402
-from torch.testing._internal.distributed import distributed_test  # noqa: E402
+from torch.testing._internal import common_utils
+from torch.testing._internal.distributed import distributed_test
 
-import pycomm.torch  # noqa: E402, F401
+import pycomm.torch  # noqa: F401
 
 
 class TestPycomm(distributed_test.TestDistBackend, distributed_test.DistributedTest._DistTestBase):
