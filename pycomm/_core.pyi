@@ -70,7 +70,7 @@ class Engine:
         Collective: connects this rank with the others.
         """
     @staticmethod
-    def create_over(rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, exchange: collections.abc.Callable, progress_thread: bool, trace_events: typing.SupportsInt | typing.SupportsIndex = 0) -> Engine:
+    def create_over(rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, exchange: collections.abc.Callable[[bytes, float], list[bytes]], progress_thread: bool, trace_events: typing.SupportsInt | typing.SupportsIndex = 0) -> Engine:
         """
         Collective: connects this rank with the others, whom `exchange(bytes, timeout_s)` finds: it gives everyone's bytes, by rank.
         """

@@ -7,6 +7,7 @@ the engine put them to where the user wants them, if those differ.
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -149,12 +150,14 @@ def all_of(works: Sequence[PycommWork]) -> PycommWork:
 
 
 class Completions:
-    """The thread that completes futures nobody waits for. It starts with the first one."""
+    """The thread that completes futures nobody waits for. It starts with the first one, and ends before the
+    interpreter does: a thread that is still in the engine then would be torn out of it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._works: list[PycommWork] = []
         self._thread: threading.Thread | None = None
+        self._ending = False
 
     def watch(self, work: PycommWork) -> None:
         """Complete the work's future when it is done. Does not block."""
@@ -164,17 +167,27 @@ class Completions:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="pycomm.torch futures", daemon=True)
                 self._thread.start()
+                atexit.register(self._end)
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._works:
+                while not self._works and not self._ending:
                     self._changed.wait()
+                if self._ending:
+                    return
                 works = list(self._works)
             works[0].await_slice()
             ended = {id(work) for work in works if work.is_completed()}
             with self._changed:
                 self._works = [work for work in self._works if id(work) not in ended]
+
+    def _end(self) -> None:
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
 
 
 COMPLETIONS = Completions()
