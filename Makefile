@@ -25,7 +25,7 @@ attempt = $(1) || { echo "make: installing failed, see above; it needs a package
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help train test seeds check bench build compile format tidy asan ubsan tsan sanitize stubs clean distclean \
+.PHONY: help train test seeds torch-suite check bench build compile format tidy asan ubsan tsan sanitize stubs clean distclean \
   tests-compile check-format check-lint check-types check-layers check-stubs
 
 help: ## this list
@@ -43,6 +43,10 @@ test: $(VENV)/.dev compile tests-compile ## set up, build, run all tests
 
 seeds: $(VENV)/.dev compile ## worked examples with known numbers: a table of expected and found
 	$(RUN) -m pytest tests/seeds $(PYTEST)
+
+torch-suite: $(VENV)/.dev compile ## the tests of torch.distributed, from torch's wheel, on backend pycomm (half an hour)
+	@$(call attempt,$(PIP) expecttest)
+	$(RUN) tests/torch/distributed_suite.py $(SUITE)
 
 check: check-format check-lint check-types check-layers check-stubs ## formatters, linters, types, layers, stubs
 

@@ -69,6 +69,11 @@ class Engine:
         """
         Collective: connects this rank with the others.
         """
+    @staticmethod
+    def create_over(rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, exchange: collections.abc.Callable[[bytes, float], list[bytes]], progress_thread: bool, trace_events: typing.SupportsInt | typing.SupportsIndex = 0) -> Engine:
+        """
+        Collective: connects this rank with the others, whom `exchange(bytes, timeout_s)` finds: it gives everyone's bytes, by rank.
+        """
     def close(self) -> bool:
         """
         Stops everything; pending operations fail with Aborted. True when no transport holds a buffer any more.

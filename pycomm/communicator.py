@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -104,10 +105,38 @@ class Communicator(PersistentCollectives):
             )
         if not (isinstance(key, (int, np.integer)) and -(2**63) <= key < 2**63):
             raise InvalidArgument(f"key is {key!r}; expected a whole number of 64 bits")
-        if not self._world.splitting.acquire(blocking=False):
-            raise InvalidArgument("another thread is in split(): do one after the other, on all ranks")
-        try:
+        with self._alone():
             return self._split(color, key)
+
+    def subgroup(
+        self, ranks: Sequence[int], exchange: Callable[[list[int]], Sequence[list[int]]]
+    ) -> Communicator:
+        """Make a communicator of some ranks of this one, in the order given. Blocks; they alone call it, with
+        the same `ranks`, while `split` needs all.
+
+        exchange: tells everyone in the group a list of integers and returns theirs, in the order of `ranks`;
+        groups to which one rank belongs are made one after the other.
+        """
+        ranks = list(ranks)
+        if self.rank not in ranks or len(set(ranks)) < len(ranks) or not set(ranks) <= set(range(self.size)):
+            raise InvalidArgument(
+                f"ranks is {ranks}; expected different ranks below {self.size}, {self.rank} among them"
+            )
+        world_ranks = [self._core.world_ranks[rank] for rank in ranks]
+        with self._alone():
+            mine = [self._world.next_context, self._core.preferred_segment_bytes(world_ranks)]
+            contexts, segments = zip(*exchange(mine), strict=True)
+            self._world.next_context = max(contexts) + 1
+        core = self._core.subgroup(max(contexts), ranks.index(self.rank), world_ranks, min(segments))
+        return Communicator(core, self._world)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Only one thread makes a group, since contexts are agreed one after the other."""
+        if not self._world.splitting.acquire(blocking=False):
+            raise InvalidArgument("another thread is making a group: do one after the other, on all ranks")
+        try:
+            yield
         finally:
             self._world.splitting.release()
 

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import atexit
 import os
+import socket
 import sys
 import threading
 import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pycomm import _core
 from pycomm.communicator import Communicator, World
 from pycomm.errors import Aborted, InvalidArgument, TransportError
+from pycomm.exported import are_ours, export
 from pycomm.features import check_transports
 from pycomm.trace import Recording, wanted
 from pycomm.tuned import load
@@ -41,7 +46,8 @@ def init(comm: Any = None, trace: str | os.PathLike[str] | None = None) -> Commu
     comm: an mpi4py communicator to stand on; None is the world of `mpirun`, or this process alone where no
     launcher started it. trace: the file to which rank 0 writes a trace of all ranks when they shut down
     (pycomm/trace.py); None is what `PYCOMM_TRACE` says, if anything. Starts MPI (through mpi4py) only under a
-    launcher. A second call need not repeat either.
+    launcher, and then sets RANK, WORLD_SIZE and their kin for other libraries (pycomm/exported.py). A second
+    call need not repeat either.
 
     Raises TransportError when the launcher and the MPI library do not belong together, or when MPI lacks
     MPI_THREAD_MULTIPLE; InvalidArgument for settings that do not hold here, on all ranks when the trace
@@ -52,28 +58,50 @@ def init(comm: Any = None, trace: str | os.PathLike[str] | None = None) -> Commu
     >>> comm.rank, comm.size
     (0, 1)
     """
-    global _world, _recording, _arguments
     with _lock:
         if _pid not in (0, os.getpid()):
             raise Aborted("this process was forked after pycomm.init(): start it before, or by 'spawn'")
         if _world is not None:
             _check_repeated(comm, trace)
             return _lent or _world
-        _register_exit()
-        alone = comm is None and not _under_launcher()
+        alone = comm is None and not under_launcher()
         if alone:
             _check_variables(0, 1)
         trace = trace or os.environ.get("PYCOMM_TRACE")
-        world = _connect(0, 1, {}, [0], wanted(trace)) if alone else _connect_mpi(comm, wanted(trace))
-        try:
-            _recording = Recording.begin(world, trace)
-        except BaseException:
-            world._world.engine.close()
-            raise
-        if _recording is not None:
-            _recording.of_this_process()
-        _world, _arguments = world, (comm, trace)
-        return _world
+        connect = partial(_connect, 0, 1, {}, [0]) if alone else partial(_connect_mpi, comm)
+        world = _begin(connect, comm, trace)
+        if not alone and comm is None:
+            export(world)
+        return world
+
+
+def init_over(rank: int, size: int, exchange: Callable[[bytes, float], list[bytes]]) -> Communicator:
+    """`init()` where something else than MPI has brought the ranks together, as torchrun does.
+
+    exchange: collective; given a rank's bytes, returns everyone's, by rank, or raises when that many seconds
+    are over. The ranks must be on one node: nothing but MPI reaches further (TransportError says so).
+    """
+    with _lock:
+        if _world is not None:
+            raise InvalidArgument("init_over() after init(): shutdown() has to come between")
+        return _begin(partial(_connect_over, rank, size, exchange), None, os.environ.get("PYCOMM_TRACE"))
+
+
+def _begin(
+    connect: Callable[[int], Communicator], comm: Any, trace: str | os.PathLike[str] | None
+) -> Communicator:
+    global _world, _recording, _arguments
+    _register_exit()
+    world = connect(wanted(trace))
+    try:
+        _recording = Recording.begin(world, trace)
+    except BaseException:
+        world._world.engine.close()
+        raise
+    if _recording is not None:
+        _recording.of_this_process()
+    _world, _arguments = world, (comm, trace)
+    return _world
 
 
 def _check_repeated(comm: Any, trace: str | os.PathLike[str] | None) -> None:
@@ -169,7 +197,7 @@ def _at_exit() -> None:
         mpi.Finalize()
 
 
-def _under_launcher() -> bool:
+def under_launcher() -> bool:
     mpi4py = sys.modules.get("mpi4py.MPI")
     if mpi4py is not None and mpi4py.Is_initialized() and not mpi4py.Is_finalized():
         return True
@@ -230,7 +258,7 @@ def _check_launcher(size: int, library: str) -> None:
 def _check_variables(rank: int, size: int) -> None:
     """Where RANK and WORLD_SIZE say something else, ranks were started by torchrun, or numbered by hand."""
     for name, value in (("RANK", rank), ("WORLD_SIZE", size)):
-        if os.environ.get(name, str(value)) != str(value):
+        if not are_ours() and os.environ.get(name, str(value)) != str(value):
             raise InvalidArgument(
                 f"the environment says {name}={os.environ[name]}, but this process is rank {rank} of {size}: "
                 "ranks are numbered by `python -m pycomm.launch -n N` or mpirun, not by hand or torchrun; "
@@ -241,13 +269,41 @@ def _check_variables(rank: int, size: int) -> None:
 def _connect(
     rank: int, size: int, handles: dict[str, int], nodes: list[int], trace_events: int
 ) -> Communicator:
+    def create(thread: bool, table: str) -> _core.Engine:
+        return _core.Engine.create(rank, size, handles, thread, [], None, trace_events, table=table)
+
+    return _connected(create, rank, size, nodes)
+
+
+def _connect_over(
+    rank: int, size: int, exchange: Callable[[bytes, float], list[bytes]], trace_events: int
+) -> Communicator:
+    timeout_s = float(os.environ.get("PYCOMM_TIMEOUT_S", "300"))
+    hosts = exchange(_host().encode(), timeout_s)
+
+    def create(thread: bool, table: str) -> _core.Engine:
+        return _core.Engine.create_over(rank, size, exchange, thread, trace_events, table)
+
+    return _connected(create, rank, size, [hosts.index(host) for host in hosts])
+
+
+def _host() -> str:
+    """A name that differs between machines, and between the network namespaces of one."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    space = Path("/proc/self/ns/net")
+    parts = [boot.read_text().strip() if boot.exists() else "", os.readlink(space) if space.exists() else ""]
+    return " ".join([*parts, socket.gethostname()])
+
+
+def _connected(
+    create: Callable[[bool, str], _core.Engine], rank: int, size: int, nodes: list[int]
+) -> Communicator:
     check_transports(filter(None, os.environ.get("PYCOMM_TRANSPORTS", "").split(",")))
     cores = _own_cores(nodes.count(nodes[rank]))
     table, problem = load() if rank == 0 else ("", "")
-    thread = _wants_thread(size, cores)
-    engine = _core.Engine.create(rank, size, handles, thread, [], None, trace_events, table)
+    engine = create(_wants_thread(size, cores), table)
     for warning in [*engine.warnings, *filter(None, [problem])]:
-        warnings.warn(warning, stacklevel=4)
+        warnings.warn(warning, stacklevel=5)
     if rank == 0:
         _warn_about_cores(cores, size)
     return Communicator(_core.Communicator(engine), World(engine, nodes, cores))

@@ -1,15 +1,32 @@
 #include "engine/engine.h"
 
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <optional>
 
 #include "bindings/bindings.h"
+#include "bootstrap/callback.h"
 #include "engine/communicator.h"
 #include "engine/thread_world.h"
 
 namespace pycomm::bindings {
 namespace py = pybind11;
+
+namespace {
+
+// From bytes and seconds to everyone's bytes, by rank.
+using ExchangeFunction = py::typing::Callable<py::typing::List<py::bytes>(py::bytes, py::float_)>;
+
+// Called within Engine::create only.
+ExchangeCallback exchange_by(const ExchangeFunction& function) {
+  return [&function](const std::string& bytes, double timeout_s) {
+    const py::gil_scoped_acquire acquire;
+    return function(py::bytes(bytes), timeout_s).cast<std::vector<std::string>>();
+  };
+}
+
+}  // namespace
 
 void bind_engine(py::module_& m) {
   py::class_<ThreadWorld, std::shared_ptr<ThreadWorld>>(m, "ThreadWorld",
@@ -36,6 +53,23 @@ void bind_engine(py::module_& m) {
           py::arg("transports"), py::arg("world") = py::none(), py::arg("trace_events") = 0,
           py::arg("nodes") = std::vector<int>{}, py::arg("table") = "",
           "Collective: connects this rank with the others.")
+      .def_static(
+          "create_over",
+          [](int rank, int size, const ExchangeFunction& exchange, bool progress_thread,
+             std::int64_t trace_events, const std::string& table) {
+            Settings settings = Settings::from_environment();
+            settings.table = table;
+            settings.trace_events = trace_events;
+            const ExchangeCallback callback = exchange_by(exchange);
+            const std::map<std::string, std::uintptr_t> handles = {
+                {"callback", reinterpret_cast<std::uintptr_t>(&callback)}};
+            const py::gil_scoped_release release;
+            return Engine::create({rank, size, handles}, settings, progress_thread);
+          },
+          py::arg("rank"), py::arg("size"), py::arg("exchange"), py::arg("progress_thread"),
+          py::arg("trace_events") = 0, py::arg("table") = "",
+          "Collective: connects this rank with the others, whom `exchange(bytes, timeout_s)` finds: it gives "
+          "everyone's bytes, by rank.")
       .def("close", &Engine::close, py::call_guard<py::gil_scoped_release>(),
            "Stops everything; pending operations fail with Aborted. True when no transport holds a buffer "
            "any more.")

@@ -1,0 +1,29 @@
+"""A backend of torch.distributed: programs written for it run on pycomm's engine, as they are.
+
+    import pycomm.torch                                   # registers the backend
+    torch.distributed.init_process_group("pycomm")        # under mpirun, srun or torchrun
+
+Under an MPI launcher the ranks are MPI's; under torchrun they meet in its store and talk over shared memory,
+so they must be on one node. `python -m pycomm.launch -n 4 -m pycomm.torch.run script.py` needs no line of
+ours in the script: it imports this and makes "pycomm" the default backend for tensors on the CPU.
+
+What each call promises is in pycomm/torch/process_group.py, how a reduction of torch's becomes one of the
+engine's in pycomm/torch/reductions.py. `ddp_hook` is a communication hook of DistributedDataParallel.
+"""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+
+from pycomm.torch.groups import create
+from pycomm.torch.hooks import DdpState, ddp_hook
+from pycomm.torch.process_group import PycommProcessGroup
+from pycomm.torch.work import PycommWork
+
+__all__ = ["DdpState", "PycommProcessGroup", "PycommWork", "ddp_hook"]
+
+BACKEND = "pycomm"
+
+if not dist.is_available():  # some builds of torch lack it
+    raise ImportError("this torch was built without torch.distributed")
+dist.Backend.register_backend(BACKEND, create, extended_api=True, devices=["cpu"])
