@@ -201,19 +201,20 @@ class Communicator(PersistentCollectives):
         codec: str | None = None,
         algorithm: str | None = None,
         counts: bool = False,
+        order: str = "any",
     ) -> Explanation:
         """How such a call is served: by which algorithm, chosen by what, over which transports, and how long
         each candidate is predicted to take. Local; moves nothing. `print()` shows it.
 
         nbytes: of the whole vector, what a rank reduces or an all_gather makes; of all_to_all, what each rank
-        gives. algorithm, codec and dtype: as the call has them. counts: whether the call chooses the sizes of
-        its parts. Raises InvalidArgument for names that there are not.
+        gives. algorithm, codec, dtype and order: as the call has them. counts: whether the call chooses the
+        sizes of its parts. Raises InvalidArgument for names that there are not.
 
         >>> comm.explain("all_reduce", 1 << 20).by
         'model'
         """
         name = dtype_name(dtype, "the call")
-        return explain(self._core, collective, nbytes, name, codec or "", counts, algorithm or "")
+        return explain(self._core, collective, nbytes, name, codec or "", counts, algorithm or "", order)
 
     def abort(self, why: str) -> None:
         """Break this communicator on all ranks: pending and later operations raise `Aborted` with `why`. Does

@@ -68,9 +68,10 @@ def explain(
     codec: str,
     uneven: bool,
     algorithm: str,
+    order: str,
 ) -> Explanation:
     """How such a call is served on this communicator. Local."""
-    facts = _core.explain(core, collective, nbytes, DTYPES[dtype], codec, uneven, algorithm)
+    facts = _core.explain(core, collective, nbytes, DTYPES[dtype], codec, uneven, algorithm, order)
     return Explanation(
         collective,
         nbytes,

@@ -13,7 +13,7 @@ namespace {
 using Facts = py::typing::Dict<py::str, py::object>;
 
 Choice choice_for(const std::string& collective, std::int64_t bytes, const std::string& dtype,
-                  const std::string& codec, bool uneven) {
+                  const std::string& codec, bool uneven, const std::string& order) {
   PYCOMM_CHECK(bytes >= 0, "nbytes is ", bytes, "; expected 0 or more");
   const DType type = dtype_from_name(dtype);
   const Codec& wire = codec_named(codec.empty() ? "none" : codec);
@@ -22,7 +22,8 @@ Choice choice_for(const std::string& collective, std::int64_t bytes, const std::
           .half = is_half(type),
           .lossy = !wire.lossless,
           .wire_ratio = wire_ratio(wire, type),
-          .uneven = uneven};
+          .uneven = uneven,
+          .order = order_from_name(order)};
 }
 
 Facts described(const Explanation& explanation) {
@@ -91,12 +92,14 @@ void bind_selection(py::module_& m) {
   m.def(
       "explain",
       [](Communicator& communicator, const std::string& collective, std::int64_t bytes,
-         const std::string& dtype, const std::string& codec, bool uneven, const std::string& algorithm) {
-        const Choice choice = choice_for(collective, bytes, dtype, codec, uneven);
+         const std::string& dtype, const std::string& codec, bool uneven, const std::string& algorithm,
+         const std::string& order) {
+        const Choice choice = choice_for(collective, bytes, dtype, codec, uneven, order);
         return described(communicator.explain(choice, algorithm));
       },
       py::arg("communicator"), py::arg("collective"), py::arg("nbytes"), py::arg("dtype"), py::arg("codec"),
-      py::arg("uneven"), py::arg("algorithm"), "How the algorithm of such a call is chosen. Local.");
+      py::arg("uneven"), py::arg("algorithm"), py::arg("order"),
+      "How the algorithm of such a call is chosen. Local.");
   m.def("group_facts", &group, py::arg("communicator"), "What the choice knows of a communicator's ranks.");
   m.def(
       "prices", [](const Communicator& communicator) { return prices_of(communicator.selector().prices()); },
