@@ -79,7 +79,7 @@ class Network:
         options = f"--host {places} --bind-to none --prtemca plm_ssh_agent {self.agent}"
         options += " --prtemca plm_ssh_no_tree_spawn 1 --prtemca prte_if_include eth0"
         options += " --mca pml ob1 --mca btl tcp,sm,self --mca btl_tcp_if_include eth0"
-        options += " --mca mpi_yield_when_idle 1 -x GLOO_SOCKET_IFNAME=eth0 -x TMPDIR=/dev/shm"
+        options += " --mca mpi_yield_when_idle 1 -x GLOO_SOCKET_IFNAME=eth0"
         return shlex.split(options)
 
 
@@ -106,7 +106,9 @@ def hosts(count: int, rate: str = RATE) -> Iterator[Network]:
         pids = {name: _node(held, _entering(head), name, table) for name in names}
         for i, (name, pid) in enumerate(pids.items()):
             _connect(head, pid, name, f"{SUBNET}.{i + 1}", rate)
-        yield Network(names, _entering(head, os.getcwd()), _agent(head, pids))
+        # What programs leave in their temporary folder must not meet that of another host, or an earlier one.
+        enter = (*_entering(head, os.getcwd()), "env", "TMPDIR=/dev/shm")
+        yield Network(names, enter, _agent(head, pids))
 
 
 def _node(held: ExitStack, within: Sequence[str], name: str, table: str) -> int:
