@@ -1,4 +1,4 @@
-"""`python -m bench collectives …`, `… training …` (under a launcher) and `… report …`."""
+"""`python -m bench collectives …`, `… training …` (under a launcher), `… network …` and `… report …`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "collectives": "time collectives of pycomm and its peers, interleaved in one run",
     "training": "time whole training steps, interleaved in one run",
+    "network": "time collectives between hosts with limited links, made of namespaces of this machine (root)",
     "report": "turn results into Markdown tables",
 }
 

@@ -113,7 +113,19 @@ def hosts(count: int, rate: str = RATE) -> Iterator[Network]:
 
 def _node(held: ExitStack, within: Sequence[str], name: str, table: str) -> int:
     """Makes the namespaces of a node inside others; the number of their first process as those see it."""
-    command = [*within, "unshare", *NAMESPACES, "--fork", "--kill-child", "sh", "-c", HOLDER, name, name, table]
+    command = [
+        *within,
+        "unshare",
+        *NAMESPACES,
+        "--fork",
+        "--kill-child",
+        "sh",
+        "-c",
+        HOLDER,
+        name,
+        name,
+        table,
+    ]
     pipe = subprocess.PIPE
     holder = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
     held.callback(_end, holder)
@@ -146,8 +158,10 @@ def _commands(head: int, *commands: str, tool: str = "ip") -> None:
 
 
 def _connect(head: int, pid: int, name: str, address: str, rate: str) -> None:
-    """A link between the switch and a host, limited at both ends: what one host sends, and what reaches one."""
-    _commands(head, f"link add {name} type veth peer name eth0 netns {pid}", f"link set {name} master eth0 up")
+    """A link between the switch and a host, limited at both ends: what a host sends, and what reaches it."""
+    _commands(
+        head, f"link add {name} type veth peer name eth0 netns {pid}", f"link set {name} master eth0 up"
+    )
     limit = f"root tbf rate {rate} burst 512kb latency 20ms"
     _commands(head, f"qdisc add dev {name} {limit}", tool="tc")
     inside = f"--target {pid} --net -- "

@@ -41,6 +41,10 @@ class Ranks:
         """Every rank's value, on every rank."""
         return [value] if self._own is None else self._own.allgather(value)
 
+    def nodes(self) -> int:
+        """On how many nodes they are."""
+        return int(sum(rank == 0 for rank in self.gather(self.comm.local_rank)))
+
     def agree(self, decision: bool) -> bool:
         """Rank 0's decision."""
         return bool(self.gather(decision)[0])
