@@ -116,9 +116,10 @@ def start(
     *arguments: str,
     env: Mapping[str, str] | None = None,
     network: Network | None = None,
+    options: Sequence[str] = (),
 ) -> Job:
-    """Start a program under `pycomm.launch`: a script, or "-m" and a module. On the hosts of a network, if one
-    is given, in equal parts."""
+    """Start a program under `pycomm.launch`: a script, or "-m" and a module. If a network is given, on its hosts
+    in equal parts. The options are mpirun's."""
     mark = uuid.uuid4().hex
     environment = {
         **os.environ,
@@ -129,7 +130,7 @@ def start(
     }
     enter = network.enter if network else ()
     placed = network.launch(ranks // len(network.names)) if network else []
-    command = [*enter, sys.executable, "-m", "pycomm.launch", "-n", str(ranks), *placed]
+    command = [*enter, sys.executable, "-m", "pycomm.launch", "-n", str(ranks), *placed, *options]
     command += [str(program), *arguments]
     process = subprocess.Popen(
         command,
@@ -156,9 +157,11 @@ def run(
     limit_s: float = 60,
     env: Mapping[str, str] | None = None,
     network: Network | None = None,
+    options: Sequence[str] = (),
 ) -> Outcome:
     """Start a program and wait for its end."""
-    return start(ranks, program, *arguments, env=env, network=network).finish(limit_s)
+    job = start(ranks, program, *arguments, env=env, network=network, options=options)
+    return job.finish(limit_s)
 
 
 @contextmanager

@@ -55,9 +55,7 @@ def bytes_of(size: int, seed: int) -> np.ndarray[Any, Any]:
 
 def everyone_writes_to_everyone(comm: pycomm.Communicator) -> None:
     box = comm.mailbox(7)
-    works = [
-        box.send_async(peer, bytes_of(size, comm.rank)) for size in SIZES for peer in range(comm.size)
-    ]
+    works = [box.send_async(peer, bytes_of(size, comm.rank)) for size in SIZES for peer in range(comm.size)]
     due = [list(SIZES) for _ in range(comm.size)]
     for _ in works:
         message = box.recv(timeout=30)
