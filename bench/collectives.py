@@ -18,7 +18,7 @@ from bench.errors import BenchError
 from bench.facts import facts
 from bench.implementations import IMPLEMENTATIONS, Implementation, UnsupportedError
 from bench.operations import DTYPES, OPERATIONS, REDUCTIONS, Case, Operation, operation
-from bench.options import Parser, build, names
+from bench.options import Parser, build, load, names
 from bench.output import Row
 from bench.ranks import Ranks, Times
 from bench.roofline import NAME as ROOFLINE
@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = _parser(ranks.rank)
     options = parser.parse_args(arguments)
     with parser.reporting():
+        load(options.plugin)
         operations = [operation(name) for name in names(options.op)]
         sizes = sizes_of(options.min, options.max, options.factor)
         budget = Budget(options.seconds, options.iters, options.warmup)
@@ -163,6 +164,7 @@ def _parser(rank: int) -> Parser:
     add("--op", default="all_reduce", help=f"operations by comma, of {kinds}")
     kinds = "pycomm, pycomm:ring, pycomm:ring+fp16, mpi, gloo (bench/implementations holds them)"
     add("--impl", default="pycomm,mpi,gloo", help=f"implementations by comma, such as {kinds}")
+    add("--plugin", metavar="MODULE", help="import it first: it registers algorithms or implementations")
     add("--min", type=parse_bytes, default="8", metavar="BYTES", help="smallest size (default %(default)s)")
     add("--max", type=parse_bytes, default="64M", metavar="BYTES", help="largest size (default %(default)s)")
     add("--factor", type=int, default=4, help="from one size to the next (default %(default)s)")

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import plot
+
 Row = dict[str, Any]
 
 ROOFLINE_BYTES = 1 << 20  # what is smaller never leaves the caches
@@ -27,10 +29,12 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
     parser.add_argument("--write", action="store_true", help="write FILE.md instead of printing")
+    parser.add_argument("--plot", action="store_true", help="also draw FILE.svg, where sizes were timed")
     options = parser.parse_args(arguments)
     for path in options.files:
         try:
-            text = render(json.loads(path.read_text()), path.stem)
+            result = json.loads(path.read_text())
+            text = render(result, path.stem)
         except (OSError, ValueError, KeyError) as error:
             print(f"python -m bench report: {path} is no result: {error!r}", file=sys.stderr)
             return 2
@@ -38,6 +42,12 @@ def main(arguments: Sequence[str]) -> int:
             path.with_suffix(".md").write_text(text)
         else:
             print(text)
+        if options.plot and result["bench"] == "collectives":
+            try:
+                plot.draw(result, path.with_suffix(".svg"))
+            except ModuleNotFoundError as error:
+                print(f"python -m bench report: --plot needs matplotlib: {error}", file=sys.stderr)
+                return 2
     return 0
 
 
@@ -104,12 +114,13 @@ def _bandwidths(rows: Sequence[Row], limits: dict[int, Row]) -> list[str]:
     table = []
     for size, limit in limits.items():
         cells = [_size(size)]
+        means = size >= ROOFLINE_BYTES or of != "memory"
         for row in rows:
             if row["bytes"] == size:
                 share = limit["time_us"]["p50"] / row["time_us"]["p50"]
-                known = f" ({share:.2f})" if size >= ROOFLINE_BYTES or of != "memory" else ""
+                known = f" ({share:.2f})" if means else ""
                 cells.append(f"{bits * row['busbw_gbps']:.2f}{known}")
-        table.append([*cells, f"{bits * limit['bandwidth_gbps']:.2f}"])
+        table.append([*cells, f"{bits * limit['bandwidth_gbps']:.2f}" if means else ""])
     said = f"Bus bandwidths; in brackets the share of what {of} allows, measured in the same run."
     return ["", *_table(head, table), "", said]
 

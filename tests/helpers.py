@@ -118,8 +118,8 @@ def start(
     network: Network | None = None,
     options: Sequence[str] = (),
 ) -> Job:
-    """Start a program under `pycomm.launch`: a script, or "-m" and a module. If a network is given, on its hosts
-    in equal parts. The options are mpirun's."""
+    """Start a program under `pycomm.launch`: a script, or "-m" and a module; in equal parts on the hosts of a
+    network, if one is given. The options are mpirun's."""
     mark = uuid.uuid4().hex
     environment = {
         **os.environ,
