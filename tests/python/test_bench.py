@@ -370,7 +370,7 @@ def test_an_implementation_that_lacks_an_operation_says_so(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--impl", "pycomm,nccl"], "no implementation 'nccl'; there is gloo, mpi, pycomm"),
+        (["--impl", "pycomm,nccl"], "no implementation 'nccl'; there is deepspeed, gloo, mpi, pycomm"),
         (["--impl", "pycomm,pycomm"], "expected different names by comma, got 'pycomm,pycomm'"),
         (["--impl", "pycomm:"], "expected name or name:option+option, got 'pycomm:'"),
         (["--impl", "mpi:ring"], "mpi takes no options, got ring"),
