@@ -1,8 +1,9 @@
-"""DeepSpeed's all-reduce in shared memory (CPU), the one behind its `inference_all_reduce`: sums of float32 and
-float16, in place, ranks of one node. Compiled by DeepSpeed when it is first used."""
+"""DeepSpeed's all-reduce in shared memory (CPU), behind its `inference_all_reduce`: sums of float32 and of
+float16, in place, on ranks of one node. DeepSpeed compiles it when it is first used."""
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -20,7 +21,7 @@ class DeepSpeed(Implementation):
         if ranks.nodes() > 1:
             raise BenchError(f"deepspeed: expected ranks of one node, got {ranks.nodes()} nodes")
         try:
-            from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder
+            builder = importlib.import_module("deepspeed.ops.op_builder.cpu.comm").ShareMemCommBuilder()
         except ModuleNotFoundError as error:
             raise BenchError(f"deepspeed: {error}; pip install deepspeed") from error
         # Its segments are named by these; the number keeps runs apart.
@@ -28,7 +29,7 @@ class DeepSpeed(Implementation):
         os.environ.update(LOCAL_SIZE=str(ranks.size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(job))
         for turn in range(2):  # rank 0 compiles, the others find it done
             if (ranks.rank == 0) == (turn == 0):
-                library = ShareMemCommBuilder().load(verbose=False)
+                library = builder.load(verbose=False)
             ranks.barrier()
         library.initialize(ranks.size, ranks.rank)
 
