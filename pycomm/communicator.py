@@ -143,6 +143,13 @@ class Communicator(PersistentCollectives):
         return self._world.engine.transport_to(self._core.world_ranks[rank])
 
     @property
+    def nodes(self) -> list[list[int]]:
+        """The ranks of each node, in order of their lowest ranks: those of one node address each other's
+        memory, so that collectives reach it instead of sending. Found from who maps whom, not from host
+        names; equal on all ranks."""
+        return self._core.nodes
+
+    @property
     def connections(self) -> list[int]:
         """Ranks of this communicator to which a connection is open: they are opened by the first message."""
         ranks = {world_rank: rank for rank, world_rank in enumerate(self._core.world_ranks)}
@@ -188,7 +195,7 @@ class Communicator(PersistentCollectives):
             return call
         key = (call.collective, name, call.root)
         if key not in self._own:
-            own = prove(call.collective, name, call.root, self.rank, self.size)
+            own = prove(self._core, call.collective, name, call.root)
             digests = self.all_gather(np.array([own.digest])).tolist()
             different = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
             if different:

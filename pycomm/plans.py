@@ -32,6 +32,7 @@ transport, in segments, with codecs where the plans keep equal bits. That first 
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -138,7 +139,9 @@ class Plan:
 
 
 def register_algorithm(name: str, plan: Maker, collective: str = "all_reduce") -> None:
-    """Let `algorithm=name` mean `plan(rank, size)`, or `plan(rank, size, root)` where there is a root.
+    """Let `algorithm=name` mean `plan(rank, size)`, or `plan(rank, size, root)` where there is a root. A
+    function with a parameter `nodes` is given `comm.nodes` too: `meet`, `reduce_from` and `store_to` reach
+    ranks of the own node only.
 
     Register the same on all ranks. Raises InvalidArgument when the name is taken or the collective unknown;
     whether the plans are right is found at the first use, for that number of ranks.
@@ -158,9 +161,10 @@ def is_registered(collective: str, name: str) -> bool:
     return (collective, name) in _makers
 
 
-def prove(collective: str, name: str, root: int, rank: int, size: int) -> _core.OwnAlgorithm:
+def prove(comm: _core.Communicator, collective: str, name: str, root: int) -> _core.OwnAlgorithm:
     """The plans of all ranks, proven right; raises InvalidArgument that says what is wrong, and where."""
     maker = _makers[collective, name]
     arguments = (root,) if collective in ROOTED else ()
-    plans = [str(maker(r, size, *arguments)) for r in range(size)]
-    return _core.OwnAlgorithm(collective, root, name, plans, rank)
+    asked = {"nodes": comm.nodes} if "nodes" in inspect.signature(maker).parameters else {}
+    plans = [str(maker(r, comm.size, *arguments, **asked)) for r in range(comm.size)]
+    return _core.OwnAlgorithm(comm, collective, root, name, plans)

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from pycomm import _core
@@ -27,13 +27,15 @@ def run_threads(
     transport: str | None = None,
     progress: str = "inline",
     trace: str | os.PathLike[str] | None = None,
+    nodes: Sequence[int] = (),
 ) -> list[R]:
     """Call `fn(comm, *args)` on n ranks, each a thread with a communicator of its own, and return their
     results by rank. Blocks.
 
     transport: "inproc" (copies messages), "inproc_mapped" (peers' memory is addressable too) or None for the
-    best. progress: "inline" or "thread". trace: a file for the ranks' trace (pycomm/trace.py). An exception
-    of a rank breaks the communicators of the others and is raised here, the lowest rank's first cause. When
+    best. progress: "inline" or "thread". trace: a file for the ranks' trace (pycomm/trace.py). nodes: a
+    number for each rank; memory is addressable only between ranks of equal numbers, as it is on several
+    machines. An exception of a rank breaks the communicators of the others and is raised here, the lowest rank's first cause. When
     not all ranks have returned after `timeout` seconds, `Timeout` is raised and says where each one is (the
     threads are left behind).
 
@@ -42,7 +44,7 @@ def run_threads(
     """
     check_transports([transport] if transport else [])
     world = _core.ThreadWorld(n)
-    ranks = [_Rank(r, n, world, fn, args, transport, progress, trace) for r in range(n)]
+    ranks = [_Rank(r, n, world, fn, args, transport, progress, trace, nodes) for r in range(n)]
     for rank in ranks:
         rank.start()
     end = time.monotonic() + timeout
@@ -71,6 +73,7 @@ class _Rank(threading.Thread):
         transport: str | None,
         progress: str,
         trace: str | os.PathLike[str] | None,
+        nodes: Sequence[int],
     ) -> None:
         super().__init__(name=f"rank {number}", daemon=True)
         self.number = number
@@ -81,6 +84,7 @@ class _Rank(threading.Thread):
         self.transports = [transport] if transport else []
         self.progress = progress
         self.trace = trace
+        self.nodes = list(nodes)
         self.result: Any = None
         self.error: BaseException | None = None
         self.failed_s = 0.0
@@ -98,6 +102,7 @@ class _Rank(threading.Thread):
                 self.transports,
                 self.world,
                 wanted(self.trace),
+                self.nodes,
             )
             comm = Communicator(_core.Communicator(engine), World(engine, [0] * self.size, 1))
             recording = Recording.begin(comm, self.trace)

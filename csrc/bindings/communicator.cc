@@ -21,6 +21,7 @@ void bind_communicator(py::module_& m) {
       .def_property_readonly("size", &Communicator::size)
       .def_property_readonly("context", [](const Communicator& c) { return c.group().context; })
       .def_property_readonly("world_ranks", [](const Communicator& c) { return c.group().world_ranks; })
+      .def_property_readonly("nodes", &Communicator::nodes)
       .def_property_readonly("segment_bytes", &Communicator::segment_bytes)
       .def("error",
            [](const Communicator& c) -> py::object {

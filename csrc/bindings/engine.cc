@@ -23,15 +23,17 @@ void bind_engine(py::module_& m) {
           "create",
           [](int rank, int size, const std::map<std::string, std::uintptr_t>& handles, bool progress_thread,
              const std::vector<std::string>& transports, std::optional<std::shared_ptr<ThreadWorld>> world,
-             std::int64_t trace_events) {
+             std::int64_t trace_events, const std::vector<int>& nodes) {
             Settings settings = Settings::from_environment();
             if (!transports.empty()) settings.transports = transports;
             settings.trace_events = trace_events;
+            if (!nodes.empty()) settings.nodes = nodes;
             const py::gil_scoped_release release;
             return Engine::create({rank, size, handles, world.value_or(nullptr)}, settings, progress_thread);
           },
           py::arg("rank"), py::arg("size"), py::arg("handles"), py::arg("progress_thread"),
           py::arg("transports"), py::arg("world") = py::none(), py::arg("trace_events") = 0,
+          py::arg("nodes") = std::vector<int>{},
           "Collective: connects this rank with the others.")
       .def("close", &Engine::close, py::call_guard<py::gil_scoped_release>(),
            "Stops everything; pending operations fail with Aborted. True when no transport holds a buffer "

@@ -61,6 +61,7 @@ py::typing::Dict<py::str, Facts> algorithms() {
     row["lossy_codecs"] = algorithm->lossy_codecs;
     row["mapped"] = algorithm->mapped;
     row["uneven"] = algorithm->uneven;
+    row["follows_nodes"] = algorithm->volume_of_node != nullptr;
     out[py::str(algorithm->name)] = row;
   }
   return out;

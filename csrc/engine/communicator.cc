@@ -39,6 +39,13 @@ void place_scales(const Call& call, const Codec& codec, int size, Operation& ope
   }
 }
 
+// The nodes of some ranks of the world.
+std::vector<int> nodes_among(const std::vector<int>& world_node_of, const std::vector<int>& world_ranks) {
+  std::vector<int> nodes;
+  for (const int rank : world_ranks) nodes.push_back(world_node_of[rank]);
+  return numbered(nodes);
+}
+
 TracedCall traced(const Call& call, const Header& header, const Algorithm& algorithm, const Codec& codec) {
   // Traces keep the view, which the names of registered algorithms outlive.
   const std::string_view name = call.own_algorithm ? std::string_view("own") : algorithm.name;
@@ -62,18 +69,34 @@ Communicator::Communicator(std::shared_ptr<Engine> engine, std::shared_ptr<Group
     : engine_(std::move(engine)),
       group_(std::move(group)),
       segment_bytes_(segment_bytes),
-      mapped_(engine_->router().peer_memory(group_->world_ranks) != nullptr) {
+      node_of_(nodes_among(engine_->router().node_of(), group_->world_ranks)) {
   engine_->driver().announce(group_);
+}
+
+std::vector<std::vector<int>> Communicator::nodes() const {
+  std::vector<std::vector<int>> nodes;
+  for (int rank = 0; rank < size(); ++rank) {
+    const auto node = static_cast<std::size_t>(node_of_.empty() ? rank : node_of_[rank]);
+    if (node == nodes.size()) nodes.emplace_back();
+    nodes[node].push_back(rank);
+  }
+  return nodes;
+}
+
+Spec Communicator::spec(const Call& call, int of_rank) const {
+  return {call.collective, of_rank, size(), call.root, node_of_};
 }
 
 const Algorithm& Communicator::choose(const Call& call, const CheckedCall& checked) const {
   const DType dtype = call.input.dtype;
+  const int nodes = node_of_.empty() ? size() : *std::max_element(node_of_.begin(), node_of_.end()) + 1;
   const Choice choice{call.collective,
                       size(),
                       checked.count * size_of(dtype),
                       is_half(dtype) || !checked.codec.lossless,
-                      mapped_,
-                      !call.counts.empty()};
+                      nodes == 1,
+                      !call.counts.empty(),
+                      nodes};
   const std::string name = call.algorithm.empty() ? select_algorithm(choice) : call.algorithm;
   const Algorithm& algorithm =
       call.own_algorithm ? call.own_algorithm->algorithm() : algorithm_named(call.collective, name);
@@ -84,7 +107,7 @@ const Algorithm& Communicator::choose(const Call& call, const CheckedCall& check
   throw InvalidArgument(
       text(name_of(call.collective), " by ", short_name(algorithm), " cannot be done on ", size(),
            " ranks with codec ", checked.codec.name, choice.uneven ? " in parts of chosen sizes" : "",
-           mapped_ ? "" : " on peers whose memory is not addressable", "; these can: ", fitting));
+           choice.mapped ? "" : " on peers whose memory is not addressable", "; these can: ", fitting));
 }
 
 std::shared_ptr<const CompiledPlan> Communicator::plan_for(const Algorithm& algorithm, const Call& call,
@@ -93,9 +116,7 @@ std::shared_ptr<const CompiledPlan> Communicator::plan_for(const Algorithm& algo
   const std::lock_guard lock(mutex_);
   auto& plan = plans_[PlanKey{&algorithm, call.root, in_place}];
   if (!plan) {
-    const auto plan_of = [&](int of_rank) {
-      return algorithm.plan({call.collective, of_rank, size(), call.root});
-    };
+    const auto plan_of = [&](int of_rank) { return algorithm.plan(spec(call, of_rank)); };
     plan = std::make_shared<const CompiledPlan>(plan_of, rank(), size(), in_place);
   }
   return plan;

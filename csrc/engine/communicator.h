@@ -50,6 +50,9 @@ class Communicator {
 
   int rank() const { return group_->rank; }
   int size() const { return group_->size(); }
+  // The ranks of each node: those that address each other's memory. In order of their lowest ranks.
+  std::vector<std::vector<int>> nodes() const;
+  const std::vector<int>& node_of() const { return node_of_; }  // as Spec has it
   const Group& group() const { return *group_; }
   const std::shared_ptr<Group>& shared_group() const { return group_; }
   std::int64_t segment_bytes() const { return segment_bytes_; }
@@ -71,13 +74,14 @@ class Communicator {
     auto operator<=>(const PlanKey&) const = default;
   };
 
+  Spec spec(const Call& call, int of_rank) const;
   const Algorithm& choose(const Call& call, const CheckedCall& checked) const;
   std::shared_ptr<const CompiledPlan> plan_for(const Algorithm& algorithm, const Call& call, bool in_place);
 
   const std::shared_ptr<Engine> engine_;
   const std::shared_ptr<Group> group_;
   const std::int64_t segment_bytes_;
-  const bool mapped_;  // all peers' memory is addressable
+  const std::vector<int> node_of_;  // as in Spec
 
   std::mutex mutex_;  // guards the rest, and makes numbering and submitting one act
   std::uint32_t sequence_ = 0;

@@ -132,16 +132,18 @@ CompiledPlan::CompiledPlan(const Plan& plan, bool in_place)
       CompiledStep& compiled = steps.emplace_back(CompiledStep{step, stage, {}, {}});
       dependencies.add(index, compiled);
       scratch_slots = std::max(scratch_slots, slots_in(step));
-      mapped |= step.op == Op::meet || step.op == Op::reduce_from || step.op == Op::store_to;
       switch (step.op) {
         case Op::send:
+          messages = true;
           channel_of(channels, step.peers[0], true).steps.push_back(index);
           break;
         case Op::recv:
         case Op::recv_reduce:
+          messages = true;
           channel_of(channels, step.peers[0], false).steps.push_back(index);
           break;
         case Op::meet:
+          met = step.peers;  // every meet of a plan is with the same
           for (int peer : step.peers) {
             channel_of(channels, peer, true).steps.push_back(index);
             channel_of(channels, peer, false).steps.push_back(index);
@@ -156,9 +158,7 @@ CompiledPlan::CompiledPlan(const Plan& plan, bool in_place)
 
 CompiledPlan::CompiledPlan(const std::function<Plan(int rank)>& plan_of, int rank, int size, bool in_place)
     : CompiledPlan(plan_of(rank), in_place) {
-  if (!mapped) return;
-  for (int peer = 0; peer < size; ++peer) {
-    if (peer == rank) continue;
+  for (int peer : met) {
     const Plan theirs = plan_of(peer);
     for (const Stage& stage : theirs.stages) {
       for (const Step& step : stage.steps) {

@@ -36,7 +36,7 @@ struct ExposedChunk {
 
 struct CompiledPlan {
   CompiledPlan(const Plan& plan, bool in_place);
-  // The same among peers that may be mapped: what they touch here stands in their plans.
+  // The same where peers may be met: what they touch here stands in their plans.
   CompiledPlan(const std::function<Plan(int rank)>& plan_of, int rank, int size, bool in_place);
 
   const ExposedChunk* find_exposed(Buffer buffer, int chunk) const;
@@ -45,7 +45,8 @@ struct CompiledPlan {
   int chunks = 1;
   int stages = 0;
   int scratch_slots = 0;
-  bool mapped = false;
+  std::vector<int> met;  // the ranks whose memory it touches, and that touch ours: those it meets
+  bool messages = false;  // it sends or receives, besides meeting
   std::vector<CompiledStep> steps;
   std::vector<Channel> channels;
   std::vector<int> local;             // steps that send and receive nothing, in order

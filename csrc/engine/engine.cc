@@ -42,7 +42,7 @@ std::shared_ptr<Engine> Engine::create(const Environment& environment, const Set
   };
   Environment placed = environment;
   if (agreed.heap_mb > 0) placed.heap_bytes = agreed.heap_mb << 20;
-  parts.router = Router::connect(placed, exchange, agreed.transports);
+  parts.router = Router::connect(placed, exchange, agreed.transports, agreed.nodes);
   parts.router->set_pacing(agreed.segment_bytes, agreed.window);
 
   std::int64_t segment = std::int64_t{1} << 20;

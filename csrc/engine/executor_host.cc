@@ -59,8 +59,9 @@ HostExecutor::HostExecutor(std::shared_ptr<const Operation> operation, const Hea
     kept_ = staging_.take(plan_.chunks * segments_per_chunk_ * wire_segment_bytes_);
     kept_valid_.assign(plan_.chunks * segments_per_chunk_, 0);
   }
-  if (plan_.mapped && world_ranks_.size() > 1) {
-    mirrors_.emplace(*router_.peer_memory(world_ranks_), plan_, layout_, operation_.input, operation_.output);
+  if (!plan_.met.empty()) {
+    peer_memory_ = router_.peer_memory(world_ranks_[plan_.met[0]]);
+    mirrors_.emplace(*peer_memory_, plan_, layout_, operation_.input, operation_.output);
     peer_regions_.resize(world_ranks_.size());
   }
 }
@@ -292,7 +293,7 @@ void HostExecutor::apply_payload(const Flight& flight) {
 // -----------------------------------------------------------------------------------
 
 // Round robin, a segment of each step that is ready: a segment that one step has just written is read by the
-// next while it is in the cache.
+// next while it is in the cache. One round where messages travel too: they go on meanwhile.
 bool HostExecutor::advance_local() {
   bool moved = false;
   for (bool again = true; again;) {
@@ -307,7 +308,8 @@ bool HostExecutor::advance_local() {
       if (!ready(index, progress.done)) continue;
       run_local(index, progress.done);
       complete(index);
-      again = moved = true;
+      moved = true;
+      again = !plan_.messages;
     }
   }
   return moved;
@@ -467,7 +469,7 @@ View HostExecutor::peer_segment_view(int peer, Buffer buffer, int chunk, std::in
   View view = segment_view(buffer, chunk, segment);
   const std::int64_t first = layout_.offset(buffer, chunk) + segment * operation_.segment_count;
   const int world_peer = world_ranks_[peer];
-  std::byte* base = router_.peer_memory(world_ranks_)->map(world_peer, peer_regions_[peer][buffer.id]);
+  std::byte* base = peer_memory_->map(world_peer, peer_regions_[peer][buffer.id]);
   view.data = base + first * size_of(view.dtype);
   return view;
 }

@@ -138,7 +138,8 @@ class HostExecutor final : public Executor {
   Staging::Block scratch_;
   Staging::Block kept_;
   std::vector<std::uint8_t> kept_valid_;
-  std::optional<Mirrors> mirrors_;  // of a mapped plan
+  PeerMemory* peer_memory_ = nullptr;  // of the ranks that a mapped plan meets, as are the mirrors
+  std::optional<Mirrors> mirrors_;
   std::vector<std::array<Region, 2>> peer_regions_;
 };
 

@@ -18,7 +18,7 @@ std::string flaw_of(Collective collective, int root, const std::vector<Plan>& pl
 }  // namespace
 
 OwnAlgorithm::OwnAlgorithm(Collective collective, int root, const std::string& name,
-                           const std::vector<Plan>& plans, int rank)
+                           const std::vector<Plan>& plans, int rank, const std::vector<int>& node_of)
     : root_(root), size_(static_cast<int>(plans.size())) {
   PYCOMM_CHECK(collective != Collective::send && collective != Collective::recv,
                "send and recv take no algorithm");
@@ -30,15 +30,17 @@ OwnAlgorithm::OwnAlgorithm(Collective collective, int root, const std::string& n
     compiled_[in_place] = std::make_shared<const CompiledPlan>([&](int of_rank) { return plans[of_rank]; },
                                                                rank, size_, in_place);
   std::string everything;
-  bool mapped = false;
-  for (const Plan& plan : plans) {
-    everything += to_text(plan);
-    mapped |= CompiledPlan(plan, false).mapped;
+  bool mapped = false, messages = false;
+  for (int from = 0; from < size_; ++from) {
+    everything += to_text(plans[from]);
+    const CompiledPlan compiled(plans[from], false);
+    for (const int peer : compiled.met) mapped |= node_of.empty() || node_of[peer] != node_of[from];
+    messages |= compiled.messages;
   }
   digest_ = digest_of(everything.data(), everything.size());
   algorithm_ = {.name = text(name_of(collective), ":", name),
                 .summary = "the caller's own",
-                .lossy_codecs = !mapped && flaw_of(collective, root, plans, true).empty(),
+                .lossy_codecs = messages && flaw_of(collective, root, plans, true).empty(),
                 .uneven = collective != Collective::all_to_all,  // it may pass on blocks of unknown size
                 .mapped = mapped};
 }

@@ -15,12 +15,12 @@ namespace pycomm {
 
 class OwnAlgorithm {
  public:
-  // `plans[r]` is rank r's. Throws InvalidArgument with what verify() finds wrong.
+  // `plans[r]` is rank r's; `node_of` is as in Spec. Throws InvalidArgument with what verify() finds wrong.
   OwnAlgorithm(Collective collective, int root, const std::string& name, const std::vector<Plan>& plans,
-               int rank);
+               int rank, const std::vector<int>& node_of);
 
   // As a registered one, without a function; `lossy_codecs` and `mapped` are what the plans turn out to keep
-  // and to need.
+  // and to need: one that reaches memory within nodes only is not `mapped`.
   const Algorithm& algorithm() const { return algorithm_; }
   int root() const { return root_; }
   int size() const { return size_; }

@@ -28,6 +28,18 @@ std::vector<std::string> split_list(const std::string& value) {
   return out;
 }
 
+std::vector<int> node_list(const std::string& value, const std::string& name) {
+  std::vector<int> nodes;
+  for (const std::string& item : split_list(value))
+    nodes.push_back(static_cast<int>(number(item, name, 0, 1 << 20, true)));
+  return nodes;
+}
+
+template <class T>
+void write_list(std::ostringstream& out, const std::vector<T>& items) {
+  for (std::size_t i = 0; i < items.size(); ++i) out << (i ? "," : "") << items[i];
+}
+
 // One row per setting: the only place that knows their names, ranges and formats.
 void set(Settings& settings, const std::string& name, const std::string& value, const std::string& shown) {
   if (name == "timeout_s") settings.timeout_s = number(value, shown, 1e-3, 1e9, false);
@@ -39,6 +51,7 @@ void set(Settings& settings, const std::string& name, const std::string& value, 
   if (name == "trace_events")
     settings.trace_events = static_cast<std::int64_t>(number(value, shown, 0, 1e12, true));
   if (name == "transports") settings.transports = split_list(value);
+  if (name == "nodes") settings.nodes = node_list(value, shown);
 }
 
 }  // namespace
@@ -47,7 +60,8 @@ Settings Settings::from_environment() {
   static const std::map<std::string, std::string> kVariables = {
       {"timeout_s", "PYCOMM_TIMEOUT_S"}, {"segment_bytes", "PYCOMM_SEGMENT_BYTES"},
       {"window", "PYCOMM_WINDOW"},       {"in_flight", "PYCOMM_IN_FLIGHT"},
-      {"heap_mb", "PYCOMM_HEAP_MB"},     {"transports", "PYCOMM_TRANSPORTS"}};
+      {"heap_mb", "PYCOMM_HEAP_MB"},     {"transports", "PYCOMM_TRANSPORTS"},
+      {"nodes", "PYCOMM_NODES"}};
   Settings settings;
   for (const auto& [name, variable] : kVariables)
     if (const char* value = std::getenv(variable.c_str()); value && *value)
@@ -61,7 +75,9 @@ std::string Settings::to_text() const {
   out << "timeout_s=" << timeout_s << " segment_bytes=" << segment_bytes << " window=" << window
       << " in_flight=" << in_flight << " heap_mb=" << heap_mb << " trace_events=" << trace_events
       << " transports=";
-  for (std::size_t i = 0; i < transports.size(); ++i) out << (i ? "," : "") << transports[i];
+  write_list(out, transports);
+  out << " nodes=";
+  write_list(out, nodes);
   return out.str();
 }
 

@@ -15,6 +15,9 @@ struct Settings {
   std::int64_t heap_mb = 0;       // PYCOMM_HEAP_MB, memory that a rank can share on its node; 0: half of all
   std::int64_t trace_events = 0;  // memory of the trace; 0: none. Asked for by init(), not a variable
   std::vector<std::string> transports;  // PYCOMM_TRANSPORTS, a comma-separated list; empty: all that work
+  // PYCOMM_NODES, a number for each rank, "0,0,1,1": ranks of different numbers do not map each other's
+  // memory even where they could. So one machine stands for several. Empty: they do.
+  std::vector<int> nodes;
 
   // Throws InvalidArgument naming the variable, what it held and what it takes.
   static Settings from_environment();

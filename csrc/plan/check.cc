@@ -127,12 +127,20 @@ void check_between_meets(const Node& node, const Meets& meets) {
       throw Flaw(text(where(node), " reaches rank ", peer, ", which it does not meet"));
 }
 
+// Whether a node waits for another one of its rank, by whatever others between. Nodes stand in plan order, so
+// nothing before the earlier one leads there.
+bool waits_for(const Schedule& schedule, int later, int earlier) {
+  const std::vector<int>& awaited = schedule.nodes[later].after;
+  return std::any_of(awaited.begin(), awaited.end(), [&](int node) {
+    return node == earlier || (node > earlier && waits_for(schedule, node, earlier));
+  });
+}
+
 // One rank's own places are in the order of its dependencies; what it reaches elsewhere is when one of the
 // two steps waits for the other.
 bool ordered(const Schedule& schedule, const Touch& first, const Touch& second) {
-  const std::vector<int>& awaited = schedule.nodes[second.node].after;
   if (schedule.nodes[first.node].rank != schedule.nodes[second.node].rank) return false;
-  return !first.remote || std::count(awaited.begin(), awaited.end(), first.node) > 0;
+  return !first.remote || waits_for(schedule, second.node, first.node);
 }
 
 }  // namespace
@@ -164,6 +172,18 @@ void check_races(const std::vector<Plan>& plans, const Schedule& schedule, bool 
           throw Flaw(text("race on rank ", key[0], ": ", where(schedule.nodes[all[i].node]), " and ",
                           where(schedule.nodes[all[j].node]),
                           " touch the same memory between the same meets"));
+}
+
+void check_reach(const std::vector<Plan>& plans, const std::vector<int>& node_of) {
+  for (int rank = 0; rank < std::ssize(plans); ++rank)
+    for (std::size_t stage = 0; stage < plans[rank].stages.size(); ++stage)
+      for (const Step& step : plans[rank].stages[stage].steps) {
+        if (!reaches_peers(step) && step.op != Op::meet) continue;
+        for (int peer : step.peers)
+          if (node_of[peer] != node_of[rank])
+            throw Flaw(text(where({rank, static_cast<int>(stage), 0, &step, {}}), " reaches rank ", peer,
+                            ", which is on another node"));
+      }
 }
 
 void check_knowledge(int size, const Schedule& schedule) {
@@ -212,6 +232,18 @@ void check_volume(Collective collective, const std::vector<Plan>& plans, double 
   if (collective == Collective::barrier) busiest = 0;  // its messages are empty
   if (std::abs(busiest - expected) > 1e-9)
     throw Flaw(text("the busiest rank moves ", busiest, " of the vector, expected ", expected));
+}
+
+void check_volume_of_node(const std::vector<Plan>& plans, const std::vector<int>& node_of, double expected) {
+  std::vector<double> sent(plans.size());  // by node
+  for (std::size_t rank = 0; rank < plans.size(); ++rank)
+    for (const Stage& stage : plans[rank].stages)
+      for (const Step& step : stage.steps)
+        if (step.op == Op::send && node_of[step.peers[0]] != node_of[rank])
+          sent[node_of[rank]] += 1.0 / plans[rank].chunks;
+  const double busiest = *std::max_element(sent.begin(), sent.end());
+  if (std::abs(busiest - expected) > 1e-9)
+    throw Flaw(text("the busiest node sends ", busiest, " of the vector, expected ", expected));
 }
 
 }  // namespace pycomm

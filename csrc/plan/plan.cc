@@ -1,5 +1,6 @@
 #include "plan/plan.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace pycomm {
@@ -72,6 +73,17 @@ bool has_chunk(const Spec& spec, Buffer buffer, int chunk) {
       return false;
   }
   return false;
+}
+
+std::vector<int> numbered(const std::vector<int>& nodes) {
+  std::vector<int> node_of, found;
+  for (const int node : nodes) {
+    const auto known = std::find(found.begin(), found.end(), node);
+    node_of.push_back(static_cast<int>(known - found.begin()));
+    if (known == found.end()) found.push_back(node);
+  }
+  if (found.size() == nodes.size()) return {};
+  return node_of;
 }
 
 int chunks_of_parts(Collective collective, int size) {

@@ -54,7 +54,7 @@ enum class Op : std::uint8_t {
   recv_reduce,  // dst = src (+) what peer sends; src may equal dst
   copy,         // src -> dst
   reduce,       // dst = sources[0] (+) sources[1] (+) ...
-  // For peers whose memory is addressable:
+  // For peers whose memory is addressable, those of the own node (Spec::node_of):
   meet,         // wait until every peer has come here too; the first one exchanges where the buffers are
   reduce_from,  // dst = reduction, in order of rank, of `src` of all `peers` (own rank included)
   store_to,     // src -> dst of each of `peers`
@@ -119,6 +119,9 @@ Step published(Step step);
 // both buffers.
 bool has_chunk(const Spec& spec, Buffer buffer, int chunk);
 
+// Nodes under any numbers, numbered as Spec has them; empty where no two ranks share one.
+std::vector<int> numbered(const std::vector<int>& nodes);
+
 // In how many chunks the plans of a collective that has parts cut the vector.
 int chunks_of_parts(Collective collective, int size);
 
@@ -132,6 +135,9 @@ struct Algorithm {
   // plan to); 0 for a barrier. With mapped steps, the fraction stored to peers plus the fraction read from
   // them. The vector is all chunks: those of all pairs of ranks for all_to_all.
   double (*volume)(int size) = nullptr;
+  // Of an algorithm that follows Spec::node_of (null: others): the fraction that the busiest node sends to
+  // others. Its `volume` is that of nodes of one rank.
+  double (*volume_of_node)(const Spec& spec) = nullptr;
   bool lossy_codecs = true;  // all ranks end with equal bits under a lossy codec
   // Serves parts of sizes that the caller chose. In all_to_all a rank knows those of its own input and output
   // only; elsewhere every rank knows all.

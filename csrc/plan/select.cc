@@ -16,25 +16,36 @@ std::string select_reduce(const Choice& choice, bool small) {
   return small ? "binomial" : "ring";
 }
 
+// Where several nodes have more than one rank between them: what travels between nodes costs, and is rounded.
+std::string select_hierarchical(const Choice& choice, bool small) {
+  return small || choice.rounds ? "hierarchical_direct" : "hierarchical";
+}
+
 }  // namespace
 
 std::string select_algorithm(const Choice& choice) {
   const bool small = choice.bytes <= kLatencyBytes, few = choice.size <= kDirectRanks;
+  const bool hierarchical = choice.nodes > 1 && choice.nodes < choice.size;
   switch (choice.collective) {
     case Collective::all_reduce:
+      if (hierarchical) return select_hierarchical(choice, small);
       if (choice.mapped && !choice.rounds) return "mapped";
       if (choice.rounds && few) return "direct";
       return small ? "recursive_doubling" : "ring";
     case Collective::reduce_scatter:
+      if (hierarchical) return select_hierarchical(choice, small);
       if (choice.mapped && !choice.rounds) return "mapped";
       return (choice.rounds || small) && few ? "direct" : "ring";
     case Collective::all_gather:
+      if (hierarchical) return select_hierarchical(choice, small);
       if (choice.mapped) return "mapped";
       if (!small) return "ring";
       return few ? "direct" : "bruck";
     case Collective::broadcast:
+      if (hierarchical && !small) return "hierarchical";
       return choice.mapped ? "mapped" : "binomial";
     case Collective::reduce:
+      if (hierarchical && !small && !choice.rounds) return "hierarchical";
       return select_reduce(choice, small);
     case Collective::gather:
     case Collective::scatter:

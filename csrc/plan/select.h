@@ -15,6 +15,7 @@ struct Choice {
   bool rounds = false;     // 16-bit elements or a lossy codec: every partial sum on the wire is rounded
   bool mapped = false;     // all peers' memory is addressable
   bool uneven = false;     // the caller chose the sizes of the parts
+  int nodes = 0;           // sets of ranks that address each other's memory; `size` when no two ranks do
 };
 
 // The short name of the algorithm ("ring").

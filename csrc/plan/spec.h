@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 namespace pycomm {
 
@@ -48,6 +49,9 @@ struct Spec {
   int rank = 0;
   int size = 1;
   int root = 0;  // see has_root(); the peer of a send or recv
+  // The node of each rank: ranks of one node address each other's memory. Nodes are numbered from 0 in order
+  // of their lowest ranks. Empty: no two ranks share one.
+  std::vector<int> node_of = {};
 };
 
 }  // namespace pycomm

@@ -267,22 +267,28 @@ void check_values(Collective collective, int root, const std::vector<Plan>& plan
       if (task.gets(rank, chunk)) result.expect(rank, chunk, task.origin(chunk));
 }
 
-std::string name_of_run(const Algorithm& algorithm, int size, int root, bool in_place) {
-  return text(algorithm.name, " of ", size, " ranks, root ", root, in_place ? ", in place: " : ": ");
+std::string name_of_run(const Algorithm& algorithm, int size, int root, const std::vector<int>& node_of,
+                        bool in_place) {
+  std::string nodes;
+  for (int node : node_of) nodes += text(nodes.empty() ? " on nodes " : ",", node);
+  return text(algorithm.name, " of ", size, " ranks", nodes, ", root ", root,
+              in_place ? ", in place: " : ": ");
 }
 
 // Every rank's plan; for send and recv, those of a pair.
-std::vector<Plan> plans_of(const Algorithm& algorithm, int size, int root, int other) {
+std::vector<Plan> plans_of(const Algorithm& algorithm, int size, int root, int other,
+                           const std::vector<int>& node_of) {
   const Collective collective = collective_of(algorithm);
   std::vector<Plan> plans(size);
   if (collective == Collective::send || collective == Collective::recv) {
     const bool sends = collective == Collective::send;
     const Collective reverse = sends ? Collective::recv : Collective::send;
     const Algorithm& match = algorithm_named(reverse, short_name(algorithm));
-    plans[other] = algorithm.plan({collective, other, size, root});
-    plans[root] = match.plan({reverse, root, size, other});
+    plans[other] = algorithm.plan({collective, other, size, root, node_of});
+    plans[root] = match.plan({reverse, root, size, other, node_of});
   } else {
-    for (int rank = 0; rank < size; ++rank) plans[rank] = algorithm.plan({collective, rank, size, root});
+    for (int rank = 0; rank < size; ++rank)
+      plans[rank] = algorithm.plan({collective, rank, size, root, node_of});
   }
   return plans;
 }
@@ -297,6 +303,7 @@ std::string verify(Collective collective, int root, const std::vector<Plan>& pla
   if (collective == Collective::broadcast) actual.in_place = true;
   if (collective == Collective::all_to_all) actual.in_place = false;
   check_steps(collective, root, plans);
+  if (!actual.node_of.empty()) check_reach(plans, actual.node_of);
   const Schedule order = schedule(plans, actual.in_place);
   check_races(plans, order, actual.in_place);
   if (collective == Collective::barrier) {
@@ -305,12 +312,13 @@ std::string verify(Collective collective, int root, const std::vector<Plan>& pla
     check_values(collective, root, plans, order, actual);
   }
   if (actual.volume >= 0) check_volume(collective, plans, actual.volume);
+  if (actual.volume_of_node >= 0) check_volume_of_node(plans, actual.node_of, actual.volume_of_node);
   return "";
 } catch (const Flaw& flaw) {
   return flaw.what();
 }
 
-std::string verify(const Algorithm& algorithm, int size) {
+std::string verify(const Algorithm& algorithm, int size, const std::vector<int>& node_of) {
   PYCOMM_CHECK(size > 0 && (!algorithm.supports || algorithm.supports(size)), algorithm.name,
                " does not support ", size, " ranks");
   const Collective collective = collective_of(algorithm);
@@ -320,13 +328,18 @@ std::string verify(const Algorithm& algorithm, int size) {
   for (int i = 0; i < cases; ++i) {
     const int root = i * size / cases;
     const int other = size == 1 ? root : (root + 1 + i % (size - 1)) % size;
-    const std::vector<Plan> plans = plans_of(algorithm, size, root, other);
+    const std::vector<Plan> plans = plans_of(algorithm, size, root, other, node_of);
+    VerifyOptions options{.lossy_codecs = algorithm.lossy_codecs, .node_of = node_of};
+    if (node_of.empty()) {
+      options.volume = algorithm.volume(size);
+    } else if (algorithm.volume_of_node) {
+      options.volume_of_node = algorithm.volume_of_node({collective, 0, size, root, node_of});
+    }
     for (bool in_place : {false, true}) {
       if (in_place ? collective == Collective::all_to_all : collective == Collective::broadcast) continue;
-      const std::string flaw = verify(
-          collective, root, plans,
-          {.in_place = in_place, .lossy_codecs = algorithm.lossy_codecs, .volume = algorithm.volume(size)});
-      if (!flaw.empty()) return name_of_run(algorithm, size, root, in_place) + flaw;
+      options.in_place = in_place;
+      const std::string flaw = verify(collective, root, plans, options);
+      if (!flaw.empty()) return name_of_run(algorithm, size, root, node_of, in_place) + flaw;
     }
   }
   return "";

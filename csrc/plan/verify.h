@@ -29,6 +29,8 @@ struct VerifyOptions {
   bool in_place = false;  // input and output are the same memory (always for broadcast, never for all_to_all)
   bool lossy_codecs = true;  // the ranks must end with equal bits under a lossy codec too
   double volume = -1.0;      // expected volume as in Algorithm::volume; negative: not checked
+  double volume_of_node = -1.0;   // and as in Algorithm::volume_of_node
+  std::vector<int> node_of = {};  // as in Spec; memory is reached within nodes only. Empty: anywhere
 };
 
 // `plans[r]` is rank r's plan for `collective`. Returns the empty string when the plans are right, else what
@@ -39,7 +41,7 @@ std::string verify(Collective collective, int root, const std::vector<Plan>& pla
 
 // Builds every rank's plan and verifies them in place and out of place, where both can be, against the
 // algorithm's own volume and codec flag, for up to 8 roots (pairs, for send and recv) spread over the ranks.
-// A size that the algorithm does not support throws InvalidArgument.
-std::string verify(const Algorithm& algorithm, int size);
+// `node_of` is as in Spec. A size that the algorithm does not support throws InvalidArgument.
+std::string verify(const Algorithm& algorithm, int size, const std::vector<int>& node_of = {});
 
 }  // namespace pycomm

@@ -1,8 +1,11 @@
 #include "transport/router.h"
 
 #include <algorithm>
+#include <bit>
+#include <cstdint>
 #include <map>
 #include <sstream>
+#include <string_view>
 
 #include "core/error.h"
 
@@ -29,10 +32,81 @@ std::map<std::string, std::string> unpack(const std::string& bytes) {
   return addresses;
 }
 
+bool together(const std::vector<int>& apart, int a, int b) {
+  return apart.empty() || apart[a] == apart[b];
+}
+
+// Who reaches whom by what, as all ranks said it; so all find the same routes between any two.
+class Routes {
+ public:
+  using Entries = std::vector<const TransportEntry*>;
+
+  // `entries` in order of priority. Of each rank: the names of its transports, a newline, and a byte for each
+  // peer, whose bit i stands for the i-th of them.
+  Routes(const Entries& entries, const std::vector<std::string>& said) : entries_(entries) {
+    PYCOMM_DCHECK(entries.size() <= 8);
+    for (const std::string& one : said) {
+      const auto newline = one.find('\n');
+      std::istringstream names(one.substr(0, newline));
+      std::vector<std::uint8_t> bit_of;  // in `entries`, of each of this rank's own bits
+      for (std::string name; names >> name;) bit_of.push_back(bit_named(name));
+      std::vector<std::uint8_t>& row = masks_.emplace_back();
+      for (const char byte : std::string_view(one).substr(newline + 1)) {
+        std::uint8_t mask = 0;
+        for (std::size_t i = 0; i < bit_of.size(); ++i)
+          if (static_cast<std::uint8_t>(byte) >> i & 1U) mask |= bit_of[i];
+        row.push_back(mask);
+      }
+    }
+  }
+
+  // Null when there is none.
+  const TransportEntry* between(int a, int b) const {
+    const std::uint8_t both = masks_[a][b] & masks_[b][a];
+    return both == 0 ? nullptr : entries_[std::countr_zero(both)];
+  }
+
+  // The lowest rank without a node begins the next, and those after it join that map all who have.
+  std::vector<int> nodes() const {
+    const int size = static_cast<int>(masks_.size());
+    std::vector<int> node_of(size, -1);
+    int count = 0;
+    for (int first = 0; first < size; ++first) {
+      if (node_of[first] >= 0) continue;
+      std::vector<int> members = {first};
+      for (int rank = first + 1; rank < size; ++rank)
+        if (node_of[rank] < 0 && maps_all(rank, members)) members.push_back(rank);
+      for (int member : members) node_of[member] = count;
+      ++count;
+    }
+    return node_of;
+  }
+
+ private:
+  std::uint8_t bit_named(const std::string& name) const {
+    for (std::size_t i = 0; i < entries_.size(); ++i)
+      if (entries_[i]->name == name) return static_cast<std::uint8_t>(1U << i);
+    return 0;  // another build has it
+  }
+
+  bool maps_all(int rank, const std::vector<int>& members) const {
+    const TransportEntry* const way = between(members[0], rank);
+    const auto by_it = [&](int member) { return between(member, rank) == way; };
+    return way && way->mapped && std::all_of(members.begin(), members.end(), by_it) &&
+           (members.size() < 2 || between(members[0], members[1]) == way);
+  }
+
+  const Entries entries_;
+  std::vector<std::vector<std::uint8_t>> masks_;  // by rank, by peer; bit i: entries_[i]
+};
+
 }  // namespace
 
 std::unique_ptr<Router> Router::connect(const Environment& environment, const Exchange& exchange,
-                                        const std::vector<std::string>& allowed) {
+                                        const std::vector<std::string>& allowed,
+                                        const std::vector<int>& apart) {
+  PYCOMM_CHECK(apart.empty() || std::ssize(apart) == environment.size, "PYCOMM_NODES names the nodes of ",
+               apart.size(), " ranks; the job has ", environment.size);
   for (const std::string& name : allowed) Registry<TransportEntry>::instance().get(name, "transport");
   auto entries = Registry<TransportEntry>::instance().all();
   std::stable_sort(entries.begin(), entries.end(),
@@ -54,33 +128,32 @@ std::unique_ptr<Router> Router::connect(const Environment& environment, const Ex
     router->transports_.push_back({entry->name, std::move(transport)});
   }
 
-  // Ours and theirs: a string of '0' and '1', a row per peer, in order of name.
   const auto published = exchange(pack(addresses));
   std::string mine;
+  for (const Open& open : router->transports_) mine += open.name + ' ';
+  mine += '\n';
   for (int peer = 0; peer < environment.size; ++peer) {
     const auto theirs = unpack(published[peer]);
-    for (auto& [name, transport] : router->transports_) {
+    std::uint8_t mask = 0;
+    for (std::size_t i = 0; i < router->transports_.size() && peer != environment.rank; ++i) {
+      const auto& [name, transport] = router->transports_[i];
+      if (transport->peer_memory() && !together(apart, environment.rank, peer)) continue;
       const auto address = theirs.find(name);
-      const bool reached =
-          peer != environment.rank && address != theirs.end() && transport->reaches(peer, address->second);
-      if (reached) mine += text(peer, ' ', name, '\n');
+      if (address != theirs.end() && transport->reaches(peer, address->second)) mask |= 1U << i;
     }
+    mine += static_cast<char>(mask);
   }
-  const auto reaches = exchange(mine);
+  const Routes routes(entries, exchange(mine));
   router->route_.assign(environment.size, -1);
+  router->node_of_ = routes.nodes();
   router->connected_ = std::vector<std::atomic<bool>>(environment.size);
   std::string unreached;
   for (int peer = 0; peer < environment.size; ++peer) {
     if (peer == environment.rank) continue;
-    const auto has = [](const std::string& lines, const std::string& line) {
-      return text('\n', lines).find(text('\n', line, '\n')) != std::string::npos;
-    };
-    for (std::size_t i = 0; i < router->transports_.size() && router->route_[peer] < 0; ++i) {
-      const std::string& name = router->transports_[i].name;
-      if (has(mine, text(peer, ' ', name)) && has(reaches[peer], text(environment.rank, ' ', name)))
-        router->route_[peer] = static_cast<int>(i);
-    }
-    if (router->route_[peer] < 0) unreached += text(unreached.empty() ? "" : ", ", peer);
+    const TransportEntry* const entry = routes.between(environment.rank, peer);
+    for (std::size_t i = 0; entry && i < router->transports_.size(); ++i)
+      if (router->transports_[i].name == entry->name) router->route_[peer] = static_cast<int>(i);
+    if (!entry) unreached += text(unreached.empty() ? "" : ", ", peer);
   }
   if (!unreached.empty())
     throw TransportError(text("rank ", environment.rank, " has no transport to rank ", unreached, missing));
@@ -113,16 +186,6 @@ Pacing Router::pacing(int peer) const {
 void Router::set_pacing(std::int64_t segment_bytes, int window) {
   segment_bytes_ = segment_bytes;
   window_ = window;
-}
-
-PeerMemory* Router::peer_memory(const std::vector<int>& ranks) const {
-  Transport* common = nullptr;
-  for (int rank : ranks) {
-    if (rank == rank_) continue;
-    if (common && common != &transport_for(rank)) return nullptr;
-    common = &transport_for(rank);
-  }
-  return common ? common->peer_memory() : nullptr;
 }
 
 PeerMemory* Router::any_peer_memory() const {

@@ -231,15 +231,17 @@ def error_bound(kind: Kind, size: int, algorithm: str) -> tuple[float, float]:
 
     On its way into the result a contribution is multiplied by (1 + d) at every rounding, |d| being at most
     the unit of the format rounded to:
-      - in 16 bits: direct and mapped round it once when it leaves and the sum once; else every message or
-        stored partial sum that it is part of rounds it, which are at most `size`;
+      - in 16 bits: direct and mapped round it once when it leaves and the sum once, hierarchical_direct the
+        sum of its node and the sum; else every message or stored partial sum that it is part of rounds it,
+        which are at most `size`;
       - in the format that sums are computed in (f64 for f64, else f32): at most size - 1 additions, the
         scale and its conversion, and size more because a partial sum may be scaled on the way;
       - in the long double of this oracle: as many.
     A rounding to a denormal instead errs by at most half the smallest number, and the sum of all of those
     adds up.
     """
-    short = (2 if algorithm in ("direct", "mapped") else max(size, 2)) if rounds_contributions(kind) else 0
+    once = ("direct", "mapped", "hierarchical_direct")
+    short = (2 if algorithm in once else max(size, 2)) if rounds_contributions(kind) else 0
     computed = FORMATS["f64" if kind.dtype == "f64" else "f32"]
     growth = (
         (1 + narrowest(kind).unit) ** short

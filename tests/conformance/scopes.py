@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pycomm
 from pycomm import _core
@@ -21,6 +22,10 @@ PROCESSES = (1, 2, 3, 4)
 # Transports by what they connect; a new one is run without being named here.
 BETWEEN_PROCESSES = [name for name in pycomm.info()["transports"] if name not in BETWEEN_THREADS]
 
+# Layouts of ranks on nodes, for algorithms that follow them: a number for each rank (PYCOMM_NODES).
+LAYOUTS_OF_THREADS = ((0, 0, 1), (0, 1, 1, 0), (0, 0, 0, 1, 1), (0, 1, 2, 0, 1, 0, 0, 2))
+LAYOUTS_OF_PROCESSES = ((0, 0, 1, 1),)
+
 SMALL_BYTES = 64
 OWN_BYTES = 1 << 18  # what inproc, and mpi on one node, choose for themselves; twice what shm does
 FULL = os.environ.get("PYCOMM_CONFORMANCE") == "full"
@@ -29,6 +34,14 @@ FULL = os.environ.get("PYCOMM_CONFORMANCE") == "full"
 def registry() -> Registry:
     info = pycomm.info()
     return Registry(info["algorithms"], info["codecs"], info["transports"], _core.supports)
+
+
+def followers() -> Registry:
+    """What follows nodes."""
+    whole = registry()
+    algorithms = {name: row for name, row in whole.algorithms.items() if row["follows_nodes"]}
+    assert {name.partition(":")[0] for name in algorithms} >= {"all_reduce", "reduce_scatter", "all_gather"}
+    return replace(whole, algorithms=algorithms)
 
 
 def scopes(transport: str, size: int) -> Iterator[Scope]:

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from tests.conformance.scopes import BETWEEN_PROCESSES, FULL, PROCESSES
-from tests.helpers import ROOT, run
+from tests.conformance.scopes import BETWEEN_PROCESSES, FULL, LAYOUTS_OF_PROCESSES, PROCESSES
+from tests.helpers import ROOT, Outcome, run
 
 LIMIT_S = 7200 if FULL else 100
 
@@ -17,8 +17,20 @@ LIMIT_S = 7200 if FULL else 100
 @pytest.mark.parametrize("size", PROCESSES)
 def test_processes(size: int, transport: str, tally: list[str]) -> None:
     program = ROOT / "tests" / "mpi" / "conformance_main.py"
-    outcome = run(size, program, transport, limit_s=LIMIT_S)
+    tally += passes(run(size, program, transport, limit_s=LIMIT_S))
+
+
+@pytest.mark.timeout(LIMIT_S + 20)
+@pytest.mark.parametrize("nodes", LAYOUTS_OF_PROCESSES, ids=str)
+def test_processes_on_several_nodes(nodes: tuple[int, ...], tally: list[str]) -> None:
+    """Shared memory within nodes, MPI between them."""
+    program = ROOT / "tests" / "mpi" / "conformance_main.py"
+    env = {"PYCOMM_NODES": ",".join(map(str, nodes))}
+    tally += passes(run(len(nodes), program, "shm,mpi", env=env, limit_s=LIMIT_S))
+
+
+def passes(outcome: Outcome) -> list[str]:
     assert outcome.status == 0, outcome
     lines = re.findall(r"conformance: (.*: \d+ cases)", outcome.stdout)
     assert len(lines) == 2, outcome
-    tally += lines
+    return lines

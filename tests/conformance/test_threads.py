@@ -10,9 +10,11 @@ from tests.conformance.oracle import Oracle
 from tests.conformance.runner import judge, run_cases
 from tests.conformance.scopes import (
     FULL,
+    LAYOUTS_OF_THREADS,
     SMALL_BYTES,
     THREADS,
     environment,
+    followers,
     registry,
     scopes,
 )
@@ -54,3 +56,20 @@ def test_progress_threads_and_extreme_windows(
         )
         assert judge(made, reports) == []
         tally.append(f"{size} ranks over {transport}, window {window}, {scope}: {len(made)} cases")
+
+
+@pytest.mark.timeout(2 * LIMIT_S)
+@pytest.mark.parametrize("nodes", LAYOUTS_OF_THREADS, ids=str)
+def test_threads_on_several_nodes(
+    nodes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, tally: list[str]
+) -> None:
+    """Messages are copied between nodes, and memory is addressable within them."""
+    size = len(nodes)
+    for scope in scopes("inproc_mapped", size):
+        for name, value in environment(scope).items():
+            monkeypatch.setenv(name, value)
+        made = cases(followers(), size, "inproc", scope)
+        reports = run_threads(size, run_cases, made, Oracle(), timeout=LIMIT_S, nodes=nodes)
+        tally.append(f"{size} ranks on nodes {nodes}, {scope}: {len(made)} cases")
+        assert coverage_faults(made, followers(), size, "inproc", scope) == []
+        assert judge(made, reports) == []

@@ -16,10 +16,12 @@ namespace {
 
 void check_every_all_reduce(const Options& options) {
   for (const int size : {1, 2, 3, 4, 5, 8}) {
+    if (!options.nodes.empty() && size != std::ssize(options.nodes)) continue;
     run_engines(size, options, [&](const std::shared_ptr<Communicator>& communicator) {
       for (const Algorithm* algorithm : algorithms_for(Collective::all_reduce)) {
         if (algorithm->supports && !algorithm->supports(size)) continue;
-        if (algorithm->mapped && !is_mapped(options.transport) && size > 1) continue;
+        const bool one_node = is_mapped(options.transport) && communicator->nodes().size() == 1;
+        if (algorithm->mapped && !one_node && size > 1) continue;
         for (const char* codec : {"none", "fp16", "bf16"}) {
           if (!algorithm->lossy_codecs && std::string(codec) != "none") continue;
           for (const std::int64_t count : {0, 1, size - 1, size + 1, 997, 4096}) {
@@ -44,6 +46,11 @@ TEST(engine_all_reduces_by_every_algorithm_mapped) {
 }
 TEST(engine_all_reduces_by_every_algorithm_in_shared_memory) {
   check_every_all_reduce({.transport = "shm"});
+}
+TEST(engine_all_reduces_by_every_algorithm_on_several_nodes) {
+  for (const std::vector<int>& nodes : {std::vector{0, 0, 1}, {0, 1, 0, 1}, {0, 0, 0, 1, 1}, {0, 1, 2, 0, 1, 0, 0, 2}})
+    for (const char* transport : {"inproc_mapped", "shm"})
+      check_every_all_reduce({.transport = transport, .nodes = nodes});
 }
 TEST(engine_all_reduces_with_a_progress_thread) {
   check_every_all_reduce({.transport = "inproc_mapped", .progress_thread = true});

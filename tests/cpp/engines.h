@@ -20,6 +20,7 @@ struct Options {
   bool progress_thread = false;
   std::int64_t segment_bytes = 256;
   std::int64_t heap_mb = 0;
+  std::vector<int> nodes = {};  // of each rank; between them messages are copied. Empty: one node
 };
 
 inline bool is_mapped(const std::string& transport) {
@@ -32,6 +33,8 @@ inline void run_engines(int size, const Options& options, const Body& body) {
   run_ranks(size, [&](int rank) {
     Settings settings;
     settings.transports = {options.transport};
+    if (!options.nodes.empty()) settings.transports.push_back("inproc");
+    settings.nodes = options.nodes;
     settings.segment_bytes = options.segment_bytes;
     settings.timeout_s = 60;
     settings.heap_mb = options.heap_mb;

@@ -51,11 +51,15 @@ TEST(a_plan_reads_stage_by_stage) {
 
 TEST(every_algorithm_that_we_ship_is_linked) {
   check_linked(Collective::all_reduce,
-               {"direct", "halving_doubling", "mapped", "recursive_doubling", "ring"});
-  check_linked(Collective::reduce_scatter, {"direct", "mapped", "ring"});
-  check_linked(Collective::all_gather, {"bruck", "direct", "mapped", "ring"});
-  check_linked(Collective::broadcast, {"binomial", "direct", "mapped"});
-  check_linked(Collective::reduce, {"binomial", "direct", "mapped", "ring", "scatter_gather"});
+               {"direct", "halving_doubling", "hierarchical", "hierarchical_direct", "mapped",
+                "recursive_doubling", "ring"});
+  check_linked(Collective::reduce_scatter,
+               {"direct", "hierarchical", "hierarchical_direct", "mapped", "ring"});
+  check_linked(Collective::all_gather,
+               {"bruck", "direct", "hierarchical", "hierarchical_direct", "mapped", "ring"});
+  check_linked(Collective::broadcast, {"binomial", "direct", "hierarchical", "mapped"});
+  check_linked(Collective::reduce,
+               {"binomial", "direct", "hierarchical", "mapped", "ring", "scatter_gather"});
   check_linked(Collective::gather, {"binomial", "direct", "mapped"});
   check_linked(Collective::scatter, {"binomial", "direct", "mapped"});
   check_linked(Collective::all_to_all, {"bruck", "direct", "mapped"});
@@ -75,7 +79,8 @@ TEST(every_algorithm_is_found_by_its_short_name) {
 
 TEST(an_unknown_algorithm_is_refused_with_those_that_there_are) {
   CHECK_THROWS(algorithm_named(Collective::all_gather, "halving_doubling"), InvalidArgument,
-               "no algorithm 'halving_doubling' for all_gather; there are: bruck, direct, mapped, ring");
+               "no algorithm 'halving_doubling' for all_gather; there are: bruck, direct, hierarchical, "
+               "hierarchical_direct, mapped, ring");
   CHECK_THROWS(algorithm_named(Collective::barrier, ""), InvalidArgument, "there are: dissemination");
 }
 

@@ -10,10 +10,12 @@ using Plans = std::vector<pycomm::Plan>;
 
 namespace pycomm {
 
-inline Plans plans_of(Collective collective, std::string_view name, int size, int root = 0) {
+inline Plans plans_of(Collective collective, std::string_view name, int size, int root = 0,
+                      const std::vector<int>& node_of = {}) {
   Plans plans;
   const Algorithm& algorithm = algorithm_named(collective, name);
-  for (int rank = 0; rank < size; ++rank) plans.push_back(algorithm.plan({collective, rank, size, root}));
+  for (int rank = 0; rank < size; ++rank)
+    plans.push_back(algorithm.plan({collective, rank, size, root, node_of}));
   return plans;
 }
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "check.h"
+#include "layouts.h"
 #include "plan/text.h"
 #include "plan/verify.h"
 #include "plan_simulation.h"
@@ -25,6 +26,7 @@ struct Subject {
   Collective collective;
   int root;
   Plans plans;
+  NodeOf node_of = {};
 };
 
 int pick(Random& random, std::size_t count) {
@@ -34,7 +36,8 @@ int pick(Random& random, std::size_t count) {
 Subject subject_of(const Algorithm& algorithm, int size, Random& random) {
   const Collective collective = collective_of(algorithm);
   const int root = pick(random, size);
-  Subject subject{&algorithm, collective, root, Plans(size)};
+  const NodeOf node_of = algorithm.volume_of_node ? any_layout(random, size) : NodeOf{};
+  Subject subject{&algorithm, collective, root, Plans(size), node_of};
   if (collective == Collective::send || collective == Collective::recv) {
     const bool sends = collective == Collective::send;
     const Collective reverse = sends ? Collective::recv : Collective::send;
@@ -43,7 +46,7 @@ Subject subject_of(const Algorithm& algorithm, int size, Random& random) {
     subject.plans[root] = algorithm_named(reverse, short_name(algorithm)).plan({reverse, root, size, caller});
   } else {
     for (int rank = 0; rank < size; ++rank)
-      subject.plans[rank] = algorithm.plan({collective, rank, size, root});
+      subject.plans[rank] = algorithm.plan({collective, rank, size, root, node_of});
   }
   return subject;
 }
@@ -56,7 +59,9 @@ std::vector<bool> places_to_try(Collective collective) {
 
 std::string verify_subject(const Subject& subject, bool in_place) {
   return verify(subject.collective, subject.root, subject.plans,
-                {.in_place = in_place, .lossy_codecs = subject.algorithm->lossy_codecs});
+                {.in_place = in_place,
+                 .lossy_codecs = subject.algorithm->lossy_codecs,
+                 .node_of = subject.node_of});
 }
 
 // --- the numbers that must come out ------------------------------------------

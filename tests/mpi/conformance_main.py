@@ -2,6 +2,8 @@
 
     python -m pycomm.launch -n N tests/mpi/conformance_main.py TRANSPORT
 
+or, where PYCOMM_NODES puts the ranks on several nodes, of what follows nodes over those transports (a list).
+
 Prints a line for each pass, and what went wrong; the exit status is 1 if anything did.
 """
 
@@ -14,7 +16,7 @@ import pycomm
 from tests.conformance.cases import Scope, cases, coverage_faults
 from tests.conformance.oracle import Oracle
 from tests.conformance.runner import Report, judge, run_cases
-from tests.conformance.scopes import environment, registry, scopes
+from tests.conformance.scopes import environment, followers, registry, scopes
 
 
 def gathered(report: Report) -> list[Report] | None:
@@ -29,14 +31,17 @@ def run_pass(transport: str, scope: Scope) -> list[str]:
     """Faults, on rank 0."""
     os.environ.update(environment(scope))
     comm = pycomm.init()
-    made = cases(registry(), comm.size, transport, scope)
+    several = os.environ.get("PYCOMM_NODES")
+    known, reached_by = (followers(), "mpi") if several else (registry(), transport)
+    assert not several or 1 < len(comm.nodes) < comm.size, comm.nodes
+    made = cases(known, comm.size, reached_by, scope)
     reports = gathered(run_cases(comm, made, Oracle()))
     rank, size = comm.rank, comm.size
     pycomm.shutdown()
     if rank != 0:
         return []
     print(f"conformance: {size} ranks over {transport}, {scope}: {len(made)} cases", flush=True)
-    return coverage_faults(made, registry(), size, transport, scope) + judge(made, reports or [])
+    return coverage_faults(made, known, size, reached_by, scope) + judge(made, reports or [])
 
 
 def main() -> int:
