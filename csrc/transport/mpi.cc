@@ -46,9 +46,11 @@ constexpr auto kDuplicatePatience = std::chrono::seconds(60);
 // 512 KiB x 4 and everything larger 0.9 to 1.1 and 0.6 to 0.7: what has arrived should still be in the cache
 // when it is added.
 constexpr Pacing kSameNode{.segment_bytes = 1 << 18, .window = 2};
-// Below the usual eager limit of 64 KiB with room for headers, and enough of them in flight to fill 1 Gbit/s:
-// 0.95 of it among 2 and 4 hosts, where segments of 1 MB reach 0.55.
-constexpr Pacing kNetwork{.segment_bytes = 60000, .window = 32};
+// Below Open MPI's eager limit over TCP, 64 KiB, with room for headers. Ring all-reduce of 16 MB between hosts
+// (Open MPI 5.0.11, `bench network`), as a share of what plain sockets reach: 4 hosts at 1 Gbit/s 60 kB x 16
+// 1.00, x 8 and x 64 1.00 and 0.98, 120 kB x 32 and 256 KiB x 4, by rendezvous, 0.92 and 0.97; 2 hosts at 10
+// Gbit/s 60 kB x 16 0.89, x 32 and x 8 0.75, 256 KiB x 4 0.59.
+constexpr Pacing kNetwork{.segment_bytes = 60000, .window = 16};
 
 std::string reason(int code) {
   char why[MPI_MAX_ERROR_STRING] = "";
