@@ -240,7 +240,8 @@ def error_bound(kind: Kind, size: int, algorithm: str) -> tuple[float, float]:
     A rounding to a denormal instead errs by at most half the smallest number, and the sum of all of those
     adds up.
     """
-    once = ("direct", "mapped", "hierarchical_direct")
+    # A product is multiplied by the roundings of all its nodes.
+    once = ("direct", "mapped") if kind.op == "prod" else ("direct", "mapped", "hierarchical_direct")
     short = (2 if algorithm in once else max(size, 2)) if rounds_contributions(kind) else 0
     computed = FORMATS["f64" if kind.dtype == "f64" else "f32"]
     growth = (

@@ -65,10 +65,11 @@ def test_the_death_of_a_rank_is_noticed_on_all_hosts(
 ) -> None:
     outcome = run(4, script(tmp_path, KILLED), network=two, options=options)
     (killed,) = times(outcome, "killed")
-    assert outcome.status not in (0, None), outcome
     assert outcome.ended_s - killed < SOON_S, outcome
     if options:  # MPI survives, and pycomm tells; otherwise mpirun ends all ranks
         assert len(times(outcome, "noticed")) == 3, outcome
+    else:
+        assert outcome.status not in (0, None), outcome
 
 
 def times(outcome: Outcome, what: str) -> list[float]:
