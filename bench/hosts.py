@@ -73,13 +73,15 @@ class Network:
     def launch(self, ranks: int) -> list[str]:
         """Options with which Open MPI's mpirun, at the head, starts so many ranks on each host.
 
-        Ranks of one host talk to each other as MPI likes, hosts by TCP. They share the machine's cores, so
-        they yield."""
+        Ranks of one host talk to each other as MPI likes, hosts by TCP. They share the machine's cores, and
+        yield where those are fewer."""
         places = ",".join(f"{name}:{ranks}" for name in self.names)
         options = f"--host {places} --bind-to none --prtemca plm_ssh_agent {self.agent}"
         options += " --prtemca plm_ssh_no_tree_spawn 1 --prtemca prte_if_include eth0"
         options += " --mca pml ob1 --mca btl tcp,sm,self --mca btl_tcp_if_include eth0"
-        options += " --mca mpi_yield_when_idle 1 -x GLOO_SOCKET_IFNAME=eth0"
+        options += " -x GLOO_SOCKET_IFNAME=eth0"
+        if ranks * len(self.names) > len(os.sched_getaffinity(0)):
+            options += " --mca mpi_yield_when_idle 1"
         return shlex.split(options)
 
 

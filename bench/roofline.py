@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bench.operations import Operation
-from bench.ranks import Ranks, Times
+from bench.ranks import Ranks, Times, own_address
 from bench.timing import Contender, percentiles
 
 NAME = "roofline"
@@ -80,7 +80,7 @@ class Wire(Limit):
         self._size, self._nodes = ranks.size, ranks.nodes()
         leads = ranks.comm.local_rank == 0
         listener = socket.create_server(("", 0)) if leads else None
-        here = (socket.gethostbyname(socket.gethostname()), listener.getsockname()[1]) if listener else None
+        here = (own_address(), listener.getsockname()[1]) if listener else None
         places = ranks.gather(here)
         self._ends: tuple[socket.socket, socket.socket] | None = None  # to the next node, from the last
         if listener:
