@@ -62,7 +62,7 @@ bench: $(VENV)/.dev compile ## time collectives and training steps beside their 
 	  $(RUN) $(BENCH) network --hosts $$1 --ranks $$2 $(NETWORK) --json bench/results/network_$$1x$$2.json; \
 	  case $$? in 0) ;; 3) echo "make: no measurement between hosts"; break ;; *) exit 1 ;; esac; done
 	$(RUN) $(BENCH) report --write bench/results/*.json
-	$(RUN) $(BENCH) report --write --plot bench/results/all_reduce.json $(wildcard bench/results/network_*.json)
+	$(RUN) $(BENCH) report --write --plot bench/results/all_reduce.json $$(ls bench/results/network_*.json 2>/dev/null)
 
 build: $(VENV)/.editable compile ## compile what changed and install it into the environment
 
