@@ -17,7 +17,7 @@ from bench import plot
 
 Row = dict[str, Any]
 
-ROOFLINE_BYTES = 1 << 20  # what is smaller never leaves the caches
+ROOFLINE_BYTES = 1 << 20  # what is smaller never leaves the caches, or is all latency
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -114,7 +114,7 @@ def _bandwidths(rows: Sequence[Row], limits: dict[int, Row]) -> list[str]:
     table = []
     for size, limit in limits.items():
         cells = [_size(size)]
-        means = size >= ROOFLINE_BYTES or of != "memory"
+        means = size >= ROOFLINE_BYTES
         for row in rows:
             if row["bytes"] == size:
                 share = limit["time_us"]["p50"] / row["time_us"]["p50"]

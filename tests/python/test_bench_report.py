@@ -44,12 +44,12 @@ def test_the_report_leaves_the_roofline_out_where_caches_hold_everything() -> No
 
 
 def test_between_nodes_the_report_counts_in_bits_of_the_wire() -> None:
-    sizes = {"bytes": 4096, "time_us": {"p5": 36.0, "p50": 36.0, "p95": 36.0}, "bandwidth_gbps": 0.114}
+    sizes = {"bytes": 4 << 20, "time_us": {"p5": 36e3, "p50": 36e3, "p95": 36e3}, "bandwidth_gbps": 0.114}
     limit = {"op": "all_reduce", "of": "the wire", **sizes}
     over = {"nodes": 2, "rate": "1gbit", "roofline": [limit]}
-    text = report.render(made_up(40, 60, size=4096) | over, "name")
+    text = report.render(made_up(40e3, 60e3) | over, "name")
     assert "| bytes | pycomm, Gbit/s | mpi, Gbit/s | the wire, Gbit/s |" in text
-    assert "| 4 K | 0.82 (0.90) | 0.55 (0.60) | 0.91 |" in text
+    assert "| 4 M | 0.84 (0.90) | 0.56 (0.60) | 0.91 |" in text
     assert "on 2 nodes with links of 1gbit" in text
 
 
