@@ -74,8 +74,7 @@ class Network:
         """Options with which Open MPI's mpirun, at the head, starts so many ranks on each host.
 
         Ranks of one host talk to each other as MPI likes, hosts by TCP. They yield when idle: the switch and
-        the hosts' kernels need the same cores (two ranks on two cores, all-reduce of 64 MB by Open MPI: 0.96
-        of 1 Gbit/s, and 0.47 where they spin)."""
+        the hosts' kernels need the same cores."""
         places = ",".join(f"{name}:{ranks}" for name in self.names)
         options = f"--host {places} --bind-to none --prtemca plm_ssh_agent {self.agent}"
         options += " --prtemca plm_ssh_no_tree_spawn 1 --prtemca prte_if_include eth0"
