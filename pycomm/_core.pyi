@@ -65,7 +65,7 @@ class ThreadWorld:
         ...
 class Engine:
     @staticmethod
-    def create(rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, handles: collections.abc.Mapping[str, typing.SupportsInt | typing.SupportsIndex], progress_thread: bool, transports: collections.abc.Sequence[str], world: ThreadWorld | None = None, trace_events: typing.SupportsInt | typing.SupportsIndex = 0) -> Engine:
+    def create(rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, handles: collections.abc.Mapping[str, typing.SupportsInt | typing.SupportsIndex], progress_thread: bool, transports: collections.abc.Sequence[str], world: ThreadWorld | None = None, trace_events: typing.SupportsInt | typing.SupportsIndex = 0, nodes: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = []) -> Engine:
         """
         Collective: connects this rank with the others.
         """
@@ -97,9 +97,9 @@ class Engine:
     def warnings(self) -> list[str]:
         ...
 class OwnAlgorithm:
-    def __init__(self, collective: str, root: typing.SupportsInt | typing.SupportsIndex, name: str, plans: collections.abc.Sequence[str], rank: typing.SupportsInt | typing.SupportsIndex) -> None:
+    def __init__(self, collective: str, root: typing.SupportsInt | typing.SupportsIndex, name: str, plans: collections.abc.Sequence[str], rank: typing.SupportsInt | typing.SupportsIndex, nodes: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
         """
-        Proves the plans of all ranks right, and readies this rank's. Raises InvalidArgument.
+        Proves the plans of all ranks right, and readies this rank's. `nodes`: a number for each rank, equal on ranks of one node. Raises InvalidArgument.
         """
     @property
     def digest(self) -> int:
@@ -131,6 +131,9 @@ class Communicator:
         """
     @property
     def context(self) -> int:
+        ...
+    @property
+    def nodes(self) -> list[list[int]]:
         ...
     @property
     def rank(self) -> int:
@@ -248,9 +251,9 @@ def mpi_abort(code: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
 def mpi_info() -> dict[str, typing.Any]:
     ...
-def plan_text(collective: str, algorithm: str, rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, root: typing.SupportsInt | typing.SupportsIndex) -> str:
+def plan_text(collective: str, algorithm: str, rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, root: typing.SupportsInt | typing.SupportsIndex, nodes: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = []) -> str:
     """
-    The plan of a registered algorithm.
+    The plan of a registered algorithm. `nodes`: a number for each rank, equal on ranks of one node.
     """
 def supports(algorithm: str, size: typing.SupportsInt | typing.SupportsIndex) -> bool:
     """

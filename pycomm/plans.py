@@ -167,4 +167,6 @@ def prove(comm: _core.Communicator, collective: str, name: str, root: int) -> _c
     arguments = (root,) if collective in ROOTED else ()
     asked = {"nodes": comm.nodes} if "nodes" in inspect.signature(maker).parameters else {}
     plans = [str(maker(r, comm.size, *arguments, **asked)) for r in range(comm.size)]
-    return _core.OwnAlgorithm(comm, collective, root, name, plans)
+    numbers = {rank: number for number, node in enumerate(comm.nodes) for rank in node}
+    nodes = [numbers[rank] for rank in range(comm.size)]
+    return _core.OwnAlgorithm(collective, root, name, plans, comm.rank, nodes)

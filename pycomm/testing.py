@@ -35,9 +35,9 @@ def run_threads(
     transport: "inproc" (copies messages), "inproc_mapped" (peers' memory is addressable too) or None for the
     best. progress: "inline" or "thread". trace: a file for the ranks' trace (pycomm/trace.py). nodes: a
     number for each rank; memory is addressable only between ranks of equal numbers, as it is on several
-    machines. An exception of a rank breaks the communicators of the others and is raised here, the lowest rank's first cause. When
-    not all ranks have returned after `timeout` seconds, `Timeout` is raised and says where each one is (the
-    threads are left behind).
+    machines. An exception of a rank breaks the communicators of the others and is raised here, the lowest
+    rank's first cause. When not all ranks have returned after `timeout` seconds, `Timeout` is raised and says
+    where each one is (the threads are left behind).
 
     >>> run_threads(3, lambda comm: comm.all_reduce(np.array([comm.rank])).item())
     [3, 3, 3]

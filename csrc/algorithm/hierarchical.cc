@@ -50,7 +50,10 @@ std::vector<Lane> lanes_of_parts(const Nodes& nodes) {
 class Builder {
  public:
   Builder(const Spec& spec, const Nodes& nodes, const std::vector<Lane>& lanes)
-      : spec_(spec), count_(nodes.count()), node_(Nodes::of(spec, spec.rank)), members_(nodes.members[node_]),
+      : spec_(spec),
+        count_(nodes.count()),
+        node_(Nodes::of(spec, spec.rank)),
+        members_(nodes.members[node_]),
         neighbours_(Nodes::neighbours(spec)) {
     for (const Lane& lane : lanes)
       if (lane.carriers[node_] == spec.rank) carried_.push_back(lane);
@@ -77,7 +80,7 @@ class Builder {
 
  protected:
   virtual void add_up_between() = 0;  // leaves the sums of chunks that end here in output
-  virtual void share_between() = 0;  // takes them from there
+  virtual void share_between() = 0;   // takes them from there
   // Where carried lane i adds up its chunk for another node, when output has no room for that.
   virtual Buffer slot_of_sum(int i, int node) const = 0;
 
@@ -110,7 +113,7 @@ class Builder {
   const int count_, node_;  // of nodes; ours
   const std::vector<int>& members_;
   const std::vector<int> neighbours_;  // members but ourselves
-  std::vector<Lane> carried_;    // the lanes that pass through this rank
+  std::vector<Lane> carried_;          // the lanes that pass through this rank
   Plan plan_;
 
  private:

@@ -33,8 +33,7 @@ void bind_engine(py::module_& m) {
           },
           py::arg("rank"), py::arg("size"), py::arg("handles"), py::arg("progress_thread"),
           py::arg("transports"), py::arg("world") = py::none(), py::arg("trace_events") = 0,
-          py::arg("nodes") = std::vector<int>{},
-          "Collective: connects this rank with the others.")
+          py::arg("nodes") = std::vector<int>{}, "Collective: connects this rank with the others.")
       .def("close", &Engine::close, py::call_guard<py::gil_scoped_release>(),
            "Stops everything; pending operations fail with Aborted. True when no transport holds a buffer "
            "any more.")

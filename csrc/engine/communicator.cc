@@ -69,7 +69,8 @@ Communicator::Communicator(std::shared_ptr<Engine> engine, std::shared_ptr<Group
     : engine_(std::move(engine)),
       group_(std::move(group)),
       segment_bytes_(segment_bytes),
-      node_of_(nodes_among(engine_->router().node_of(), group_->world_ranks)) {
+      node_of_(nodes_among(engine_->router().node_of(), group_->world_ranks)),
+      node_count_(static_cast<int>(nodes().size())) {
   engine_->driver().announce(group_);
 }
 
@@ -89,14 +90,13 @@ Spec Communicator::spec(const Call& call, int of_rank) const {
 
 const Algorithm& Communicator::choose(const Call& call, const CheckedCall& checked) const {
   const DType dtype = call.input.dtype;
-  const int nodes = node_of_.empty() ? size() : *std::max_element(node_of_.begin(), node_of_.end()) + 1;
   const Choice choice{call.collective,
                       size(),
                       checked.count * size_of(dtype),
                       is_half(dtype) || !checked.codec.lossless,
-                      nodes == 1,
+                      node_count_ == 1,
                       !call.counts.empty(),
-                      nodes};
+                      node_count_};
   const std::string name = call.algorithm.empty() ? select_algorithm(choice) : call.algorithm;
   const Algorithm& algorithm =
       call.own_algorithm ? call.own_algorithm->algorithm() : algorithm_named(call.collective, name);

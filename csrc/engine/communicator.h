@@ -52,7 +52,6 @@ class Communicator {
   int size() const { return group_->size(); }
   // The ranks of each node: those that address each other's memory. In order of their lowest ranks.
   std::vector<std::vector<int>> nodes() const;
-  const std::vector<int>& node_of() const { return node_of_; }  // as Spec has it
   const Group& group() const { return *group_; }
   const std::shared_ptr<Group>& shared_group() const { return group_; }
   std::int64_t segment_bytes() const { return segment_bytes_; }
@@ -82,6 +81,7 @@ class Communicator {
   const std::shared_ptr<Group> group_;
   const std::int64_t segment_bytes_;
   const std::vector<int> node_of_;  // as in Spec
+  const int node_count_;
 
   std::mutex mutex_;  // guards the rest, and makes numbering and submitting one act
   std::uint32_t sequence_ = 0;

@@ -45,7 +45,7 @@ struct CompiledPlan {
   int chunks = 1;
   int stages = 0;
   int scratch_slots = 0;
-  std::vector<int> met;  // the ranks whose memory it touches, and that touch ours: those it meets
+  std::vector<int> met;   // the ranks whose memory it touches, and that touch ours: those it meets
   bool messages = false;  // it sends or receives, besides meeting
   std::vector<CompiledStep> steps;
   std::vector<Channel> channels;

@@ -30,17 +30,18 @@ OwnAlgorithm::OwnAlgorithm(Collective collective, int root, const std::string& n
     compiled_[in_place] = std::make_shared<const CompiledPlan>([&](int of_rank) { return plans[of_rank]; },
                                                                rank, size_, in_place);
   std::string everything;
-  bool mapped = false, messages = false;
+  bool mapped = false, meets = false, messages = false;
   for (int from = 0; from < size_; ++from) {
     everything += to_text(plans[from]);
     const CompiledPlan compiled(plans[from], false);
     for (const int peer : compiled.met) mapped |= node_of.empty() || node_of[peer] != node_of[from];
+    meets |= !compiled.met.empty();
     messages |= compiled.messages;
   }
   digest_ = digest_of(everything.data(), everything.size());
   algorithm_ = {.name = text(name_of(collective), ":", name),
                 .summary = "the caller's own",
-                .lossy_codecs = messages && flaw_of(collective, root, plans, true).empty(),
+                .lossy_codecs = (messages || !meets) && flaw_of(collective, root, plans, true).empty(),
                 .uneven = collective != Collective::all_to_all,  // it may pass on blocks of unknown size
                 .mapped = mapped};
 }

@@ -27,8 +27,8 @@ namespace pycomm {
 
 struct VerifyOptions {
   bool in_place = false;  // input and output are the same memory (always for broadcast, never for all_to_all)
-  bool lossy_codecs = true;  // the ranks must end with equal bits under a lossy codec too
-  double volume = -1.0;      // expected volume as in Algorithm::volume; negative: not checked
+  bool lossy_codecs = true;       // the ranks must end with equal bits under a lossy codec too
+  double volume = -1.0;           // expected volume as in Algorithm::volume; negative: not checked
   double volume_of_node = -1.0;   // and as in Algorithm::volume_of_node
   std::vector<int> node_of = {};  // as in Spec; memory is reached within nodes only. Empty: anywhere
 };

@@ -23,7 +23,7 @@ PROCESSES = (1, 2, 3, 4)
 BETWEEN_PROCESSES = [name for name in pycomm.info()["transports"] if name not in BETWEEN_THREADS]
 
 # Layouts of ranks on nodes, for algorithms that follow them: a number for each rank (PYCOMM_NODES).
-LAYOUTS_OF_THREADS = ((0, 0, 1), (0, 1, 1, 0), (0, 0, 0, 1, 1), (0, 1, 2, 0, 1, 0, 0, 2))
+LAYOUTS_OF_THREADS = ((0, 1, 0, 0, 1), (0, 1, 2, 0, 1, 0, 0, 2))
 LAYOUTS_OF_PROCESSES = ((0, 0, 1, 1),)
 
 SMALL_BYTES = 64

@@ -48,7 +48,8 @@ TEST(engine_all_reduces_by_every_algorithm_in_shared_memory) {
   check_every_all_reduce({.transport = "shm"});
 }
 TEST(engine_all_reduces_by_every_algorithm_on_several_nodes) {
-  for (const std::vector<int>& nodes : {std::vector{0, 0, 1}, {0, 1, 0, 1}, {0, 0, 0, 1, 1}, {0, 1, 2, 0, 1, 0, 0, 2}})
+  for (const std::vector<int>& nodes :
+       {std::vector{0, 0, 1}, {0, 1, 0, 1}, {0, 0, 0, 1, 1}, {0, 1, 2, 0, 1, 0, 0, 2}})
     for (const char* transport : {"inproc_mapped", "shm"})
       check_every_all_reduce({.transport = transport, .nodes = nodes});
 }

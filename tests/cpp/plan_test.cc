@@ -50,9 +50,8 @@ TEST(a_plan_reads_stage_by_stage) {
 }
 
 TEST(every_algorithm_that_we_ship_is_linked) {
-  check_linked(Collective::all_reduce,
-               {"direct", "halving_doubling", "hierarchical", "hierarchical_direct", "mapped",
-                "recursive_doubling", "ring"});
+  check_linked(Collective::all_reduce, {"direct", "halving_doubling", "hierarchical", "hierarchical_direct",
+                                        "mapped", "recursive_doubling", "ring"});
   check_linked(Collective::reduce_scatter,
                {"direct", "hierarchical", "hierarchical_direct", "mapped", "ring"});
   check_linked(Collective::all_gather,

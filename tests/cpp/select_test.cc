@@ -26,7 +26,8 @@ void for_every_choice(Visit visit) {
           for (bool mapped : {false, true})
             for (bool uneven : {false, true})
               for (int nodes : nodes_of(size, mapped))
-                visit(Choice{static_cast<Collective>(collective), size, bytes, rounds, mapped, uneven, nodes});
+                visit(
+                    Choice{static_cast<Collective>(collective), size, bytes, rounds, mapped, uneven, nodes});
 }
 
 const Algorithm& chosen(const Choice& choice) {

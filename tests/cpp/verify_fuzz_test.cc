@@ -58,10 +58,9 @@ std::vector<bool> places_to_try(Collective collective) {
 }
 
 std::string verify_subject(const Subject& subject, bool in_place) {
-  return verify(subject.collective, subject.root, subject.plans,
-                {.in_place = in_place,
-                 .lossy_codecs = subject.algorithm->lossy_codecs,
-                 .node_of = subject.node_of});
+  return verify(
+      subject.collective, subject.root, subject.plans,
+      {.in_place = in_place, .lossy_codecs = subject.algorithm->lossy_codecs, .node_of = subject.node_of});
 }
 
 // --- the numbers that must come out ------------------------------------------

@@ -2,7 +2,8 @@
 
     python -m pycomm.launch -n N tests/mpi/conformance_main.py TRANSPORT
 
-or, where PYCOMM_NODES puts the ranks on several nodes, of what follows nodes over those transports (a list).
+or, where PYCOMM_NODES puts the ranks on several nodes, of what follows nodes over two: "shm,mpi" are within
+and between nodes.
 
 Prints a line for each pass, and what went wrong; the exit status is 1 if anything did.
 """
@@ -31,17 +32,18 @@ def run_pass(transport: str, scope: Scope) -> list[str]:
     """Faults, on rank 0."""
     os.environ.update(environment(scope))
     comm = pycomm.init()
-    several = os.environ.get("PYCOMM_NODES")
-    known, reached_by = (followers(), "mpi") if several else (registry(), transport)
-    assert not several or 1 < len(comm.nodes) < comm.size, comm.nodes
-    made = cases(known, comm.size, reached_by, scope)
+    several = "," in transport
+    assert several == (1 < len(comm.nodes) < comm.size), comm.nodes
+    known = followers() if several else registry()
+    between = transport.split(",")[-1]
+    made = cases(known, comm.size, between, scope)
     reports = gathered(run_cases(comm, made, Oracle()))
     rank, size = comm.rank, comm.size
     pycomm.shutdown()
     if rank != 0:
         return []
     print(f"conformance: {size} ranks over {transport}, {scope}: {len(made)} cases", flush=True)
-    return coverage_faults(made, known, size, reached_by, scope) + judge(made, reports or [])
+    return coverage_faults(made, known, size, between, scope) + judge(made, reports or [])
 
 
 def main() -> int:
@@ -49,7 +51,8 @@ def main() -> int:
     os.environ["PYCOMM_TRANSPORTS"] = transport
     size = pycomm.init().size
     pycomm.shutdown()
-    faults = [fault for scope in scopes(transport, size) for fault in run_pass(transport, scope)]
+    passes = scopes(transport.split(",")[-1], size)
+    faults = [fault for scope in passes for fault in run_pass(transport, scope)]
     for fault in faults:
         print(fault, file=sys.stderr, flush=True)
     return 1 if faults else 0
