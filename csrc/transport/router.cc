@@ -42,9 +42,9 @@ class Routes {
   using Entries = std::vector<const TransportEntry*>;
 
   // `entries` in order of priority. Of each rank: the names of its transports, a newline, and a byte for each
-  // peer, whose bit i stands for the i-th of them.
+  // peer: its highest bit, and bit i where the i-th of them reaches.
   Routes(const Entries& entries, const std::vector<std::string>& said) : entries_(entries) {
-    PYCOMM_DCHECK(entries.size() <= 8);
+    PYCOMM_DCHECK(entries.size() <= 7);
     for (const std::string& one : said) {
       const auto newline = one.find('\n');
       std::istringstream names(one.substr(0, newline));
@@ -134,7 +134,7 @@ std::unique_ptr<Router> Router::connect(const Environment& environment, const Ex
   mine += '\n';
   for (int peer = 0; peer < environment.size; ++peer) {
     const auto theirs = unpack(published[peer]);
-    std::uint8_t mask = 0;
+    std::uint8_t mask = 0x80;  // never a zero byte
     for (std::size_t i = 0; i < router->transports_.size() && peer != environment.rank; ++i) {
       const auto& [name, transport] = router->transports_[i];
       if (transport->peer_memory() && !together(apart, environment.rank, peer)) continue;

@@ -57,6 +57,12 @@ def scopes(transport: str, size: int) -> Iterator[Scope]:
     yield Scope("full" if FULL else "algorithms", OWN_BYTES)
 
 
+def scopes_of_nodes(size: int) -> Iterator[Scope]:
+    """The same for a world of threads on several nodes."""
+    yield Scope("full" if FULL else "pairs" if size <= 5 else "algorithms", SMALL_BYTES)
+    yield Scope("full" if FULL else "algorithms", OWN_BYTES)
+
+
 def environment(scope: Scope) -> dict[str, str]:
     """What makes ranks use the segments of a scope."""
     return {"PYCOMM_SEGMENT_BYTES": str(scope.segment_bytes if scope.segment_bytes == SMALL_BYTES else 0)}

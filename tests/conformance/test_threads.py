@@ -17,6 +17,7 @@ from tests.conformance.scopes import (
     followers,
     registry,
     scopes,
+    scopes_of_nodes,
 )
 from tests.helpers import BETWEEN_THREADS
 
@@ -65,7 +66,7 @@ def test_threads_on_several_nodes(
 ) -> None:
     """Messages are copied between nodes, and memory is addressable within them."""
     size = len(nodes)
-    for scope in scopes("inproc_mapped", size):
+    for scope in scopes_of_nodes(size):
         for name, value in environment(scope).items():
             monkeypatch.setenv(name, value)
         made = cases(followers(), size, "inproc", scope)
