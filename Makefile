@@ -10,6 +10,8 @@ TRAIN ?= -n 2 -m trainer fit --data mnist5k --model mlp --strategy data_parallel
   --codec fp16 --optimizer sgd --lr 0.1 --optimizer_options.momentum 0.9 --model_options.hidden 512 \
   --global_batch 128 --steps 500 --eval_every 50 --out runs/mnist5k
 BENCH := -m bench
+NETWORK := --impl pycomm,pycomm+fp16,pycomm:ring,pycomm:ring+fp16,pycomm:hierarchical,mpi,gloo --min 16K --max 64M \
+  --seconds 8 --warmup 0
 
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
@@ -50,7 +52,7 @@ torch-suite: $(VENV)/.dev compile ## the tests of torch.distributed, from torch'
 
 check: check-format check-lint check-types check-layers check-stubs ## formatters, linters, types, layers, stubs
 
-bench: $(VENV)/.trainer compile ## time collectives and training steps beside their peers; fills bench/results
+bench: $(VENV)/.dev compile ## time collectives and training steps beside their peers; fills bench/results
 	$(LAUNCH) -n 2 $(BENCH) collectives --impl pycomm,pycomm:plain,pycomm:persistent,mpi,gloo --min 1K --max 256M \
 	  --seconds 2 --json bench/results/all_reduce.json
 	$(LAUNCH) -n 2 $(BENCH) collectives --op reduce_scatter,all_gather,broadcast,reduce,gather,scatter,all_to_all,barrier \
@@ -60,7 +62,11 @@ bench: $(VENV)/.trainer compile ## time collectives and training steps beside th
 	  --seconds 1 --json bench/results/all_reduce_over_mpi.json
 	$(LAUNCH) -n 2 $(BENCH) training --impl none,pycomm,pycomm:overlap=on,pycomm+fp16,ddp-gloo,ddp-gloo:view \
 	  --seconds 40 --json bench/results/training.json
+	@for layout in "2 1" "2 2" "4 1" "4 2"; do set -- $$layout; \
+	  $(RUN) $(BENCH) network --hosts $$1 --ranks $$2 $(NETWORK) --json bench/results/network_$$1x$$2.json; \
+	  case $$? in 0) ;; 3) echo "make: no measurement between hosts"; break ;; *) exit 1 ;; esac; done
 	$(RUN) $(BENCH) report --write bench/results/*.json
+	$(RUN) $(BENCH) report --write --plot bench/results/all_reduce.json $$(ls bench/results/network_*.json 2>/dev/null)
 
 build: $(VENV)/.editable compile ## compile what changed and install it into the environment
 

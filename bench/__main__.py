@@ -1,4 +1,5 @@
-"""`python -m bench collectives …`, `… selection …`, `… training …` (under a launcher) and `… report …`."""
+"""`python -m bench collectives …`, `… selection …`, `… training …` (under a launcher), `… network …` and
+`… report …`."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ COMMANDS = {
     "collectives": "time collectives of pycomm and its peers, interleaved in one run",
     "selection": "time the automatic choice of algorithm against every forced one",
     "training": "time whole training steps, interleaved in one run",
+    "network": "time collectives between hosts with limited links, made of namespaces of this machine (root)",
     "report": "turn results into Markdown tables",
 }
 

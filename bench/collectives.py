@@ -13,14 +13,16 @@ from collections.abc import Sequence
 import numpy as np
 
 import pycomm
-from bench import output, roofline
+from bench import output
 from bench.errors import BenchError
 from bench.facts import facts
 from bench.implementations import IMPLEMENTATIONS, Implementation, UnsupportedError
 from bench.operations import DTYPES, OPERATIONS, REDUCTIONS, Case, Operation, operation
-from bench.options import Parser, build, names
+from bench.options import Parser, build, load, names
 from bench.output import Row
 from bench.ranks import Ranks, Times
+from bench.roofline import NAME as ROOFLINE
+from bench.roofline import Limit, limit
 from bench.timing import Budget, Contender, measure, percentiles
 
 Implementations = dict[str, Implementation]
@@ -32,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = _parser(ranks.rank)
     options = parser.parse_args(arguments)
     with parser.reporting():
+        load(options.plugin)
         operations = [operation(name) for name in names(options.op)]
         sizes = sizes_of(options.min, options.max, options.factor)
         budget = Budget(options.seconds, options.iters, options.warmup)
@@ -39,6 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         implementations = build(IMPLEMENTATIONS, options.impl, ranks)
     result = facts("collectives", arguments, ranks)
     result |= {"roofline": [], "rows": [], "missing": []}
+    roof = limit(ranks)
     for op in operations:
         if ranks.rank == 0:
             output.print_head(f"{op.name}, {ranks.size} ranks; pycomm over {ranks.comm.transport}")
@@ -47,13 +51,17 @@ def main(arguments: Sequence[str]) -> int:
         for lack in missing if ranks.rank == 0 else ():
             print(f"# {lack['impl']} {lack['reason']}")
         for count in counts_of(op, sizes, np.dtype(options.dtype).itemsize, ranks.size) if usable else ():
-            rows, rooflines = measure_count(op, count, usable, options.dtype, options.redop, ranks, budget)
+            contenders = usable, roof
+            rows, rooflines = measure_count(
+                op, count, *contenders, options.dtype, options.redop, ranks, budget
+            )
             result["rows"] += rows
             result["roofline"] += rooflines
             if ranks.rank == 0:
                 output.print_rows(rows, rooflines)
     for implementation in reversed(implementations.values()):
         implementation.close()
+    roof.close()
     if ranks.rank == 0:
         output.write(options.json, result)
     return int(any(row["wrong"] for row in result["rows"]))
@@ -77,6 +85,7 @@ def measure_count(
     op: Operation,
     count: int,
     implementations: Implementations,
+    roof: Limit,
     dtype: str,
     redop: str,
     ranks: Ranks,
@@ -90,13 +99,12 @@ def measure_count(
     contenders = [Contender(n, implementations[n].bind(case), case.rewrite) for n, case in cases.items()]
     first = {contender.name: _first_call(contender, cases[contender.name], ranks) for contender in contenders}
     size_bytes = count * np.dtype(dtype).itemsize
-    limit = [roofline.contender(size_bytes)] if count else []
-    times = measure([*contenders, *limit], ranks, budget)
+    times = measure([*contenders, *([roof.contender(op, size_bytes)] if count else [])], ranks, budget)
     rows = []
     for name, case in cases.items():
         last = sum(ranks.gather(case.wrong()))
         rows.append(row(case, name, times[name], max(first[name], last)))
-    return rows, [roofline.row(op, ranks.size, size_bytes, times[roofline.NAME])] if count else []
+    return rows, [roof.row(op, size_bytes, times[ROOFLINE])] if count else []
 
 
 def row(case: Case, name: str, times: Times, wrong: int) -> Row:
@@ -156,6 +164,7 @@ def _parser(rank: int) -> Parser:
     add("--op", default="all_reduce", help=f"operations by comma, of {kinds}")
     kinds = "pycomm, pycomm:ring, pycomm:ring+fp16, mpi, gloo (bench/implementations holds them)"
     add("--impl", default="pycomm,mpi,gloo", help=f"implementations by comma, such as {kinds}")
+    add("--plugin", metavar="MODULE", help="import it first: it registers algorithms or implementations")
     add("--min", type=parse_bytes, default="8", metavar="BYTES", help="smallest size (default %(default)s)")
     add("--max", type=parse_bytes, default="64M", metavar="BYTES", help="largest size (default %(default)s)")
     add("--factor", type=int, default=4, help="from one size to the next (default %(default)s)")

@@ -16,13 +16,14 @@ from bench.ranks import Ranks
 
 def facts(bench: str, arguments: Sequence[str], ranks: Ranks) -> dict[str, Any]:
     """The head of a result file. Collective."""
-    nodes = sum(rank == 0 for rank in ranks.gather(ranks.comm.local_rank))
     launcher = f"-m pycomm.launch -n {ranks.size} -m bench" if ranks.size > 1 else "-m bench"
     return {
         "bench": bench,
         "command": f"python {launcher} {bench} {shlex.join(arguments)}".rstrip(),
         "ranks": ranks.size,
-        "nodes": nodes,
+        "nodes": ranks.nodes(),
+        "hosts": ranks.gather(platform.node()),
+        "transports": ranks.gather([ranks.comm.transport_to(peer) for peer in range(ranks.size)]),
         "transport": ranks.comm.transport,
         "progress": ranks.comm.progress,
         "versions": versions(),

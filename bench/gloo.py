@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 from functools import partial
 from typing import Any
 
-from bench.ranks import Ranks
+from bench.ranks import Ranks, own_address
 
 LOOPBACK = "127.0.0.1"
 
@@ -25,7 +24,7 @@ def start(ranks: Ranks) -> Any:
         # Without it gloo looks up the host's name, which a container need not know.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     else:
-        address = ranks.gather(socket.gethostbyname(socket.gethostname()))[0]
+        address = ranks.gather(own_address())[0]
     # Port 0: the store takes a free one, with no gap in which another may take it.
     make = partial(dist.TCPStore, address)  # type: ignore[attr-defined]
     mine = make(0, is_master=True, wait_for_workers=False) if ranks.rank == 0 else None

@@ -33,6 +33,9 @@ class Operation:
     name: str
     busbw: Callable[[int], float]  # of n: bus bandwidth by algorithm bandwidth S/t
     traffic: Callable[[int], float]  # of n: memory traffic of all ranks together by S, at the least
+    crossing: Callable[
+        [int, int], float
+    ]  # of h nodes and n: what a node's link carries each way by S, so too
     divided: bool = False  # into equal parts, one for each rank
     reduces: bool = False
     sized: bool = True  # False: it moves no vector, S is 0
@@ -49,18 +52,26 @@ class Operation:
         return max(1, size_bytes // itemsize // parts) * parts
 
 
+# Over a node's link, of h nodes and n ranks.
+ALL = lambda h, n: 1.0  # noqa: E731
+OTHERS = lambda h, n: (h - 1) / h  # noqa: E731  the parts of the other nodes
+TWICE_OTHERS = lambda h, n: 2 * (h - 1) / h  # noqa: E731
+EACH_TO_OTHERS = lambda h, n: n / h * (h - 1) / h  # noqa: E731
+
 OPERATIONS = {
     operation.name: operation
     for operation in (
-        Operation("all_reduce", lambda n: 2 * (n - 1) / n, lambda n: 2 * n, reduces=True),
-        Operation("reduce_scatter", lambda n: (n - 1) / n, lambda n: n + 1, divided=True, reduces=True),
-        Operation("all_gather", lambda n: (n - 1) / n, lambda n: n + 1, divided=True),
-        Operation("broadcast", lambda n: 1.0, lambda n: n),
-        Operation("reduce", lambda n: 1.0, lambda n: n + 1, reduces=True),
-        Operation("gather", lambda n: (n - 1) / n, lambda n: 2, divided=True),
-        Operation("scatter", lambda n: (n - 1) / n, lambda n: 2, divided=True),
-        Operation("all_to_all", lambda n: (n - 1) / n, lambda n: 2 * n, divided=True),
-        Operation("barrier", lambda n: 0.0, lambda n: 0.0, sized=False),
+        Operation("all_reduce", lambda n: 2 * (n - 1) / n, lambda n: 2 * n, TWICE_OTHERS, reduces=True),
+        Operation(
+            "reduce_scatter", lambda n: (n - 1) / n, lambda n: n + 1, OTHERS, divided=True, reduces=True
+        ),
+        Operation("all_gather", lambda n: (n - 1) / n, lambda n: n + 1, OTHERS, divided=True),
+        Operation("broadcast", lambda n: 1.0, lambda n: n, ALL),
+        Operation("reduce", lambda n: 1.0, lambda n: n + 1, ALL, reduces=True),
+        Operation("gather", lambda n: (n - 1) / n, lambda n: 2, OTHERS, divided=True),
+        Operation("scatter", lambda n: (n - 1) / n, lambda n: 2, OTHERS, divided=True),
+        Operation("all_to_all", lambda n: (n - 1) / n, lambda n: 2 * n, EACH_TO_OTHERS, divided=True),
+        Operation("barrier", lambda n: 0.0, lambda n: 0.0, lambda h, n: 0.0, sized=False),
     )
 }
 

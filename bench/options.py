@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
 import sys
 from collections.abc import Iterator
@@ -47,6 +48,15 @@ class Parser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
         if self._rank == 0:
             super().print_help(file)
+
+
+def load(plugin: str | None) -> None:
+    """Imports a module of the user's, if one is named."""
+    try:
+        if plugin:
+            importlib.import_module(plugin)
+    except ImportError as error:
+        raise BenchError(f"--plugin {plugin}: {error}") from error
 
 
 def names(text: str) -> list[str]:

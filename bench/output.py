@@ -42,7 +42,7 @@ def print_rows(rows: Sequence[Row], rooflines: Sequence[Row]) -> None:
         print(_line([*cells, *bandwidths, row["wrong"], row["impl"]]))
     for row in rooflines:
         cells = [row["bytes"], "", "", "", *_times(row["time_us"]), f"{row['bandwidth_gbps']:.2f}"]
-        print(_line([*cells, "", "", "roofline (algbw: of memory, all ranks)"]))
+        print(_line([*cells, "", "", f"roofline (algbw: of {row['of']})"]))
     print(end="", flush=True)
 
 

@@ -7,6 +7,7 @@ barrier and gather, a communicator apart; pycomm starts MPI and is one of the co
 from __future__ import annotations
 
 import os
+import socket
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,16 @@ import numpy.typing as npt
 import pycomm
 
 Times = npt.NDArray[np.float64]
+
+
+def own_address() -> str:
+    """Where other nodes reach this one: by its name, or if that is the loopback's, the way out of here."""
+    named = socket.gethostbyname(socket.gethostname())
+    if not named.startswith("127."):
+        return named
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing; of a network that is nobody's (RFC 5737)
+        return str(probe.getsockname()[0])
 
 
 class Ranks:
@@ -40,6 +51,10 @@ class Ranks:
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, on every rank."""
         return [value] if self._own is None else self._own.allgather(value)
+
+    def nodes(self) -> int:
+        """On how many nodes they are."""
+        return int(sum(rank == 0 for rank in self.gather(self.comm.local_rank)))
 
     def agree(self, decision: bool) -> bool:
         """Rank 0's decision."""

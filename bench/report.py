@@ -13,9 +13,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import plot
+
 Row = dict[str, Any]
 
-ROOFLINE_BYTES = 1 << 20  # what is smaller never leaves the caches
+ROOFLINE_BYTES = 1 << 20  # what is smaller never leaves the caches, or is all latency
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,10 +29,12 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
     parser.add_argument("--write", action="store_true", help="write FILE.md instead of printing")
+    parser.add_argument("--plot", action="store_true", help="also draw FILE.svg, where sizes were timed")
     options = parser.parse_args(arguments)
     for path in options.files:
         try:
-            text = render(json.loads(path.read_text()), path.stem)
+            result = json.loads(path.read_text())
+            text = render(result, path.stem)
         except (OSError, ValueError, KeyError) as error:
             print(f"python -m bench report: {path} is no result: {error!r}", file=sys.stderr)
             return 2
@@ -38,6 +42,12 @@ def main(arguments: Sequence[str]) -> int:
             path.with_suffix(".md").write_text(text)
         else:
             print(text)
+        if options.plot and result["bench"] == "collectives":
+            try:
+                plot.draw(result, path.with_suffix(".svg"))
+            except ModuleNotFoundError as error:
+                print(f"python -m bench report: --plot needs matplotlib: {error}", file=sys.stderr)
+                return 2
     return 0
 
 
@@ -50,6 +60,7 @@ def render(result: Row, title: str) -> str:
 def _head(result: Row) -> list[str]:
     machine, versions = result["machine"], result["versions"]
     nodes = "one node" if result["nodes"] == 1 else f"{result['nodes']} nodes"
+    nodes += f" with links of {result['rate']}" if "rate" in result else ""
     where = [
         f"{result['ranks']} ranks on {nodes}",
         f"pycomm over {result['transport']} (progress: {result['progress']})",
@@ -69,34 +80,49 @@ def _collectives(result: Row) -> list[str]:
     lines: list[str] = []
     for op in dict.fromkeys(row["op"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["op"] == op]
-        limits = {row["bytes"]: row["time_us"]["p50"] for row in result["roofline"] if row["op"] == op}
+        limits = {row["bytes"]: row for row in result["roofline"] if row["op"] == op}
         lines += [f"## {op}, {rows[0]['dtype']}, {rows[0]['redop']}", ""]
-        lines += _by_size(rows, limits)
+        lines += _by_size(rows) + (_bandwidths(rows, limits) if limits else [])
         lines += [""]
     lines += [f"{lack['impl']} {lack['reason']}." for lack in result["missing"]]
     return lines
 
 
-def _by_size(rows: Sequence[Row], limits: dict[int, float]) -> list[str]:
+def _by_size(rows: Sequence[Row]) -> list[str]:
     names = list(dict.fromkeys(row["impl"] for row in rows))
     subject, others = names[0], names[1:]
-    head = ["bytes", *(f"{name}, µs" for name in names), "busbw, GB/s"]
-    head += [f"{name} / {subject}" for name in others] + ["of the roofline"] * bool(limits)
+    head = ["bytes", *(f"{name}, µs" for name in names), *(f"{name} / {subject}" for name in others)]
     table, losses, wrong = [], [], []
     for size in dict.fromkeys(row["bytes"] for row in rows):
         at = {row["impl"]: row for row in rows if row["bytes"] == size}
         mine = at[subject]["time_us"]["p50"]
         cells = [_size(size), *(_spread(at[name]["time_us"], 1) for name in names)]
-        cells.append(f"{at[subject]['busbw_gbps']:.2f}")
-        cells += [_ratio(at[name]["time_us"]["p50"] / mine) for name in others]
-        if limits:
-            cells.append(f"{limits[size] / mine:.2f}" if size >= ROOFLINE_BYTES else "")
-        table.append(cells)
+        table.append(cells + [_ratio(at[name]["time_us"]["p50"] / mine) for name in others])
         losses += [f"{_size(size)} against {name}" for name in others if at[name]["time_us"]["p50"] < mine]
         wrong += [f"{name} at {_size(size)}" for name in names if at[name]["wrong"]]
     lines = [*_table(head, table), "", "Times: median (p5 to p95) of the worst rank."]
     lines += [f"{subject} is slower at {'; '.join(losses)}."] if losses else []
     return lines + ([f"WRONG RESULTS: {'; '.join(wrong)}."] if wrong else [])
+
+
+def _bandwidths(rows: Sequence[Row], limits: dict[int, Row]) -> list[str]:
+    """Bus bandwidths, and how much that is of what memory or the wire allow."""
+    names = list(dict.fromkeys(row["impl"] for row in rows))
+    of = next(iter(limits.values())).get("of", "memory")
+    unit, bits = ("Gbit/s", 8) if of != "memory" else ("GB/s", 1)
+    head = ["bytes", *(f"{name}, {unit}" for name in names), f"{of}, {unit}"]
+    table = []
+    for size, limit in limits.items():
+        cells = [_size(size)]
+        means = size >= ROOFLINE_BYTES
+        for row in rows:
+            if row["bytes"] == size:
+                share = limit["time_us"]["p50"] / row["time_us"]["p50"]
+                known = f" ({share:.2f})" if means else ""
+                cells.append(f"{bits * row['busbw_gbps']:.2f}{known}")
+        table.append([*cells, f"{bits * limit['bandwidth_gbps']:.2f}" if means else ""])
+    said = f"Bus bandwidths; in brackets the share of what {of} allows, measured in the same run."
+    return ["", *_table(head, table), "", said]
 
 
 # ---- training

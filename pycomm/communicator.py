@@ -164,6 +164,14 @@ class Communicator(PersistentCollectives):
         """The transport to the other ranks: its name, several joined by "+", or "none" on a single rank."""
         return self._transport
 
+    def transport_to(self, rank: int) -> str:
+        """The transport to one rank; "none" to this one."""
+        if not 0 <= rank < self.size:
+            raise InvalidArgument(f"rank is {rank!r}; expected 0 to {self.size - 1}")
+        if rank == self.rank:
+            return "none"
+        return self._world.engine.transport_to(self._core.world_ranks[rank])
+
     @property
     def nodes(self) -> list[list[int]]:
         """The ranks of each node, in order of their lowest ranks: those of one node address each other's

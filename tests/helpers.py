@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pycomm
+from bench.hosts import Network
 
 # Transports between ranks that are threads.
 BETWEEN_THREADS = [name for name, row in pycomm.info()["transports"].items() if row["between"] == "threads"]
@@ -109,8 +110,16 @@ def _stacks(pids: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
-def start(ranks: int, program: Path | str, *arguments: str, env: Mapping[str, str] | None = None) -> Job:
-    """Start a program under `pycomm.launch`: a script, or "-m" and a module."""
+def start(
+    ranks: int,
+    program: Path | str,
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    network: Network | None = None,
+    options: Sequence[str] = (),
+) -> Job:
+    """Start a program under `pycomm.launch`: a script, or "-m" and a module; in equal parts on the hosts of a
+    network, if one is given. The options are mpirun's."""
     mark = uuid.uuid4().hex
     environment = {
         **os.environ,
@@ -119,7 +128,10 @@ def start(ranks: int, program: Path | str, *arguments: str, env: Mapping[str, st
         _MARK: mark,
         **(env or {}),
     }
-    command = [sys.executable, "-m", "pycomm.launch", "-n", str(ranks), str(program), *arguments]
+    enter = network.enter if network else ()
+    placed = network.launch(ranks // len(network.names)) if network else []
+    command = [*enter, sys.executable, "-m", "pycomm.launch", "-n", str(ranks), *placed, *options]
+    command += [str(program), *arguments]
     process = subprocess.Popen(
         command,
         cwd=tempfile.gettempdir(),
@@ -144,9 +156,12 @@ def run(
     *arguments: str,
     limit_s: float = 60,
     env: Mapping[str, str] | None = None,
+    network: Network | None = None,
+    options: Sequence[str] = (),
 ) -> Outcome:
     """Start a program and wait for its end."""
-    return start(ranks, program, *arguments, env=env).finish(limit_s)
+    job = start(ranks, program, *arguments, env=env, network=network, options=options)
+    return job.finish(limit_s)
 
 
 @contextmanager

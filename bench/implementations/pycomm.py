@@ -1,6 +1,6 @@
 """pycomm's collectives on NumPy arrays made by `comm.empty`. Options: an algorithm and a codec, named as in
-`pycomm.info()`, an order (`rank`, `tree`), `plain` for ordinary memory, and `persistent` for operations that
-are prepared once."""
+`pycomm.info()` or registered by a plug-in, an order (`rank`, `tree`), `plain` for ordinary memory, and
+`persistent` for operations that are prepared once."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bench.errors import BenchError
 from bench.implementations import IMPLEMENTATIONS, Call, Implementation, UnsupportedError
 from bench.operations import ROOT, Array, Case
 from bench.ranks import Ranks
+from pycomm.plans import COLLECTIVES, is_registered
 
 
 @IMPLEMENTATIONS.register("pycomm")
@@ -21,7 +22,8 @@ class Pycomm(Implementation):
         super().__init__((), ranks)
         self.comm = ranks.comm
         info = pycomm.info()
-        self._rows = set(info["algorithms"])  # "operation:algorithm"
+        own = {f"{of}:{name}" for of in COLLECTIVES for name in options if is_registered(of, name)}
+        self._rows = set(info["algorithms"]) | own  # "operation:algorithm"
         self._options: dict[str, str] = {}
         algorithms = {row.split(":")[1] for row in self._rows}
         self._persistent = "persistent" in options

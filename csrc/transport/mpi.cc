@@ -1,8 +1,8 @@
 // Messages over any MPI of level 3 with MPI_THREAD_MULTIPLE, on a duplicate of the given communicator.
 //
 // MPI copies a small message away and calls it sent, however late its receiver is. Left alone, a sender could
-// so bury a receiver; therefore every 16th message to a peer is synchronous: it is done when its receive is
-// matched. The executor's window then bounds what lies unexpected at a receiver to 16 windows.
+// so bury a receiver; therefore one in 16 messages to a peer is synchronous: it is done when its receive is
+// matched, and until then the messages of its stream behind it fill the executor's window.
 //
 // A receive smaller than its message is an error here as everywhere, but not a harmless one: Open MPI 5.0.11
 // reports the truncation and yet stores all bytes of a message above its eager limit (4 KiB within a node, 64
@@ -18,6 +18,7 @@
 #include <bit>
 #include <chrono>
 #include <climits>
+#include <cstdint>
 #include <deque>
 #include <thread>
 #include <utility>
@@ -32,7 +33,13 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kSynchronousEvery = 16;
+// Multiples of the golden ratio, as 32-bit fractions of one, fall evenly: one in 16 below 1/16, and also of
+// every second or third, when the streams of several operations take turns.
+constexpr std::uint32_t kGoldenRatio = 0x9E3779B9;
+constexpr bool is_synchronous(std::uint32_t number) {
+  return number * kGoldenRatio < 1U << 28;
+}
+
 constexpr int kControlReceives = 16;  // posted at any time
 // Control frames that may be on their way from here before posting another one is an error.
 constexpr std::size_t kMaxControlSends = 1024;
@@ -46,9 +53,11 @@ constexpr auto kDuplicatePatience = std::chrono::seconds(60);
 // 512 KiB x 4 and everything larger 0.9 to 1.1 and 0.6 to 0.7: what has arrived should still be in the cache
 // when it is added.
 constexpr Pacing kSameNode{.segment_bytes = 1 << 18, .window = 2};
-// Below the usual eager limit of 64 KiB with room for headers, and enough of them in flight to fill 1 Gbit/s:
-// 0.95 of it among 2 and 4 hosts, where segments of 1 MB reach 0.55.
-constexpr Pacing kNetwork{.segment_bytes = 60000, .window = 32};
+// Below Open MPI's eager limit over TCP, 64 KiB, with room for headers. Ring all-reduce of 16 MB between
+// hosts (Open MPI 5.0.11, `bench network`), as a share of what plain sockets reach: 4 hosts at 1 Gbit/s 60 kB
+// x 16 1.00, x 8 and x 64 1.00 and 0.98, 120 kB x 32 and 256 KiB x 4, by rendezvous, 0.92 and 0.97; 2 hosts
+// at 10 Gbit/s 60 kB x 16 0.89, x 32 and x 8 0.75, 256 KiB x 4 0.59.
+constexpr Pacing kNetwork{.segment_bytes = 60000, .window = 16};
 
 std::string reason(int code) {
   char why[MPI_MAX_ERROR_STRING] = "";
@@ -120,7 +129,7 @@ class Wire {
   MPI_Request send(int peer, int tag, std::span<const std::byte> bytes) {
     const int count = checked_count(bytes.size(), check_rank(peer));
     MPI_Request request = MPI_REQUEST_NULL;
-    if (++posted_[peer] % kSynchronousEvery == 0)
+    if (is_synchronous(++posted_[peer]))
       check(MPI_Issend(bytes.data(), count, MPI_BYTE, peer, tag, comm_, &request), "MPI_Issend", " to rank ",
             peer);
     else
@@ -154,7 +163,7 @@ class Wire {
   }
 
   MPI_Comm comm_;
-  std::vector<unsigned> posted_;  // messages to each peer
+  std::vector<std::uint32_t> posted_;  // messages to each peer
 };
 
 // True once MPI is through with the memory of the request, be it with an error.

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import pycomm
-from bench import collectives, facts, report, roofline, timing
+from bench import collectives, facts, report, timing
 from bench.errors import BenchError
 from bench.implementations import IMPLEMENTATIONS, Call, Implementation
 from bench.operations import DTYPES, OPERATIONS, REDUCTIONS, ROOT, TILE, Case
@@ -122,23 +122,6 @@ def test_a_row_counts_decimal_gigabytes_at_the_median() -> None:
     row = collectives.row(case, "x", np.array([0.5e-3, 1e-3, 9e-3]), wrong=0)
     assert (row["bytes"], row["time_us"]["p50"]) == (1_000_000, pytest.approx(1000))
     assert (row["algbw_gbps"], row["busbw_gbps"]) == (pytest.approx(1.0), pytest.approx(1.5))
-
-
-def test_the_roofline_is_the_least_traffic_at_the_bandwidth_of_rewriting() -> None:
-    times = np.full(3, 2e-3)  # for 1 MB on each of 4 ranks, read and written
-    row = roofline.row(OPERATIONS["all_reduce"], 4, 1_000_000, times)
-    assert (row["bandwidth_gbps"], row["time_us"]["p50"]) == (pytest.approx(4.0), pytest.approx(2000))
-    scattered = roofline.row(OPERATIONS["reduce_scatter"], 4, 1_000_000, times)
-    assert scattered["time_us"]["p50"] == pytest.approx(2000 * 5 / 8)
-
-
-def test_the_roofline_rewrites_its_whole_buffer() -> None:
-    contender = roofline.contender(1000)
-    contender.rewrite()
-    words = contender.call()
-    assert isinstance(words, np.ndarray)
-    assert words.nbytes == 1000
-    assert (words == np.uint64(~1 & (2**64 - 1))).all()
 
 
 def test_sizes_and_counts() -> None:
@@ -331,7 +314,7 @@ def test_an_implementation_that_lacks_an_operation_says_so(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--impl", "pycomm,nccl"], "no implementation 'nccl'; there is gloo, mpi, pycomm"),
+        (["--impl", "pycomm,nccl"], "no implementation 'nccl'; there is deepspeed, gloo, mpi, pycomm"),
         (["--impl", "pycomm,pycomm"], "expected different names by comma, got 'pycomm,pycomm'"),
         (["--impl", "pycomm:"], "expected name or name:option+option, got 'pycomm:'"),
         (["--impl", "mpi:ring"], "mpi takes no options, got ring"),
@@ -340,6 +323,7 @@ def test_an_implementation_that_lacks_an_operation_says_so(
         (["--op", "all_to_none"], "no operation 'all_to_none'; there is all_reduce, reduce_scatter, "),
         (["--min", "9", "--max", "8"], "expected 1 <= --min <= --max and --factor >= 2, got 9, 8 and 4"),
         (["--factor", "1"], "and --factor >= 2"),
+        (["--plugin", "no.such.module"], "--plugin no.such.module: No module named 'no'"),
         (["--min", "8X"], "expected bytes such as 8, 4K, 64M or 1G, got '8X'"),
         (["--redop", "avg"], "invalid choice: 'avg'"),
         (["--iters", "0"], "--iters from 1"),
@@ -367,7 +351,7 @@ def test_names_split_into_options() -> None:
 def test_the_command_can_be_repeated(alone: Ranks) -> None:
     head = facts.facts("training", ["--model", "gpt", "--json", "a b.json"], alone)
     assert head["command"] == "python -m bench training --model gpt --json 'a b.json'"
-    assert (head["ranks"], head["nodes"], head["transport"]) == (1, 1, "none")
+    assert (head["ranks"], head["nodes"], head["transport"], head["transports"]) == (1, 1, "none", [["none"]])
 
 
 # ---- two ranks

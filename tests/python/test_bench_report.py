@@ -20,7 +20,7 @@ def made_up(mine: float, theirs: float, size: int = 4 << 20) -> dict[str, Any]:
         case = Case(OPERATIONS["all_reduce"], size // 4, "float32", "sum", 0, 2)
         return collectives.row(case, name, np.full(5, time * 1e-6), wrong=0)
 
-    limit = roofline.row(OPERATIONS["all_reduce"], 2, size, np.full(5, 50e-6))
+    limit = roofline.Memory(2).row(OPERATIONS["all_reduce"], size, np.full(5, 50e-6))
     head = facts.facts("collectives", [], Ranks(pycomm.init()))
     rows = [row("pycomm", mine), row("mpi", theirs)]
     return head | {"rows": rows, "roofline": [limit], "missing": []}
@@ -29,8 +29,10 @@ def made_up(mine: float, theirs: float, size: int = 4 << 20) -> dict[str, Any]:
 def test_the_report_shows_wins_losses_and_the_roofline() -> None:
     won = report.render(made_up(100, 250), "name")
     assert won.startswith("# name\n\n    python -m bench collectives\n")
-    assert "| bytes | pycomm, µs | mpi, µs | busbw, GB/s | mpi / pycomm | of the roofline |" in won
-    assert "| 4 M | 100.0 (100.0 to 100.0) | 250.0 (250.0 to 250.0) | 41.94 | 2.50 | 0.50 |" in won
+    assert "| bytes | pycomm, µs | mpi, µs | mpi / pycomm |" in won
+    assert "| 4 M | 100.0 (100.0 to 100.0) | 250.0 (250.0 to 250.0) | 2.50 |" in won
+    assert "| bytes | pycomm, GB/s | mpi, GB/s | memory, GB/s |" in won
+    assert "| 4 M | 41.94 (0.50) | 16.78 (0.20) | 335.54 |" in won
     assert "slower" not in won
     lost = report.render(made_up(100, 50), "name")
     assert "| **0.50** |" in lost
@@ -38,7 +40,17 @@ def test_the_report_shows_wins_losses_and_the_roofline() -> None:
 
 
 def test_the_report_leaves_the_roofline_out_where_caches_hold_everything() -> None:
-    assert report.render(made_up(100, 250, size=4096), "name").count("| 2.50 |  |") == 1
+    assert "| 4 K | 0.04 | 0.02 |  |" in report.render(made_up(100, 250, size=4096), "name")
+
+
+def test_between_nodes_the_report_counts_in_bits_of_the_wire() -> None:
+    sizes = {"bytes": 4 << 20, "time_us": {"p5": 36e3, "p50": 36e3, "p95": 36e3}, "bandwidth_gbps": 0.114}
+    limit = {"op": "all_reduce", "of": "the wire", **sizes}
+    over = {"nodes": 2, "rate": "1gbit", "roofline": [limit]}
+    text = report.render(made_up(40e3, 60e3) | over, "name")
+    assert "| bytes | pycomm, Gbit/s | mpi, Gbit/s | the wire, Gbit/s |" in text
+    assert "| 4 M | 0.84 (0.90) | 0.56 (0.60) | 0.91 |" in text
+    assert "on 2 nodes with links of 1gbit" in text
 
 
 def test_the_report_is_written_beside_its_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,3 +63,15 @@ def test_the_report_is_written_beside_its_result(tmp_path: Path, capsys: pytest.
     path.write_text("{}")
     assert report.main([str(path)]) == 2
     assert "some.json is no result" in capsys.readouterr().err
+
+
+def test_the_report_draws_bandwidths_and_times(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "some.json"
+    path.write_text(json.dumps(made_up(100, 250)))
+    assert report.main([str(path), "--plot"]) == 0
+    drawn = (tmp_path / "some.svg").read_text()
+    for word in ("all_reduce; ranks: 1, nodes: 1", "pycomm", "mpi", "at the least, by memory", "GB/s"):
+        assert word in drawn
+    assert report.main([str(path), "--plot"]) == 0
+    assert (tmp_path / "some.svg").read_text() == drawn

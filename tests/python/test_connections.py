@@ -1,10 +1,11 @@
-"""Ranks that never talk to each other are never connected."""
+"""Which transport leads to whom, and that ranks that never talk to each other are never connected."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from pycomm import Communicator
+from pycomm import Communicator, InvalidArgument
 from pycomm.testing import run_threads
 
 
@@ -31,3 +32,16 @@ def test_a_group_numbers_its_connections_by_its_own_ranks() -> None:
     for _, after in run_threads(6, body, transport="inproc"):
         assert len(after) >= 2
         assert set(after) <= {0, 1, 2}
+
+
+def test_the_transport_to_each_rank() -> None:
+    def body(comm: Communicator) -> tuple[list[str], list[str]]:
+        turned = comm.split(0, key=-comm.rank)
+        assert turned is not None
+        with pytest.raises(InvalidArgument, match="rank is 3; expected 0 to 2"):
+            comm.transport_to(3)
+        return [comm.transport_to(r) for r in range(3)], [turned.transport_to(r) for r in range(3)]
+
+    for rank, (straight, turned) in enumerate(run_threads(3, body, transport="inproc")):
+        assert straight == ["none" if r == rank else "inproc" for r in range(3)]
+        assert turned == straight[::-1]
