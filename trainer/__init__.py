@@ -1,6 +1,6 @@
 """The training program on top of pycomm, and the parts of it that a loop of your own can use.
 
-    from trainer import DataParallel            # in your own loop
+    from trainer import DataParallel, Zero      # in your own loop
     python -m trainer fit --help                # the program
 
 Names are loaded when first used, so that `import trainer` works without torch and a missing extra is reported
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trainer.models import MODELS as MODELS
     from trainer.prediction import predict as predict
     from trainer.strategies.data_parallel import DataParallel as DataParallel
+    from trainer.strategies.zero import Zero as Zero
     from trainer.strategy import STRATEGIES as STRATEGIES
     from trainer.strategy import Strategy as Strategy
     from trainer.strategy import Wire as Wire
@@ -37,6 +38,7 @@ _HOME = {
     "Strategy": "trainer.strategy",
     "TrainerError": "trainer.errors",
     "Wire": "trainer.strategy",
+    "Zero": "trainer.strategies.zero",
     "fit": "trainer.train",
     "predict": "trainer.prediction",
 }

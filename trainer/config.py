@@ -46,6 +46,7 @@ class FitConfig:
         tolerance: by how much a validation loss has to be less to be better
         grad_reduction: global_mean divides the sum of all samples' losses by their number. For study:
             rank_mean averages each rank's mean, sum adds these means, so that the step grows with the ranks
+        clip_norm: scale gradients down to this norm, of all parameters together (never if not given)
         seed: decides initial parameters, splits and the order of samples, whatever the number of ranks
         threads: compute threads of each rank (the cores that the rank has for itself if not given)
         codec: how gradients travel: none, fp16 or bf16
@@ -78,6 +79,7 @@ class FitConfig:
     patience: int | None = None
     tolerance: float = 0.0
     grad_reduction: Literal["global_mean", "rank_mean", "sum"] = "global_mean"
+    clip_norm: float | None = None
     seed: int = 0
     threads: int | None = None
     codec: str = "none"
@@ -147,7 +149,7 @@ class FitConfig:
             value = getattr(self, name)
             if value is not None and not minimum <= value < math.inf:
                 raise TrainerError(f"{name}: expected {minimum} or more, got {value}")
-        for name in ("lr", "bucket_mb"):
+        for name in ("lr", "bucket_mb", "clip_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise TrainerError(f"{name}: expected more than 0, got {value}")

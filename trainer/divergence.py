@@ -10,7 +10,7 @@ them, less than that of any optimizer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -57,19 +57,23 @@ class StepLoss:
         return math.fsum(sums) / self._global_count
 
 
-def check_gradients(model: nn.Module, step: int, comm: Communicator, *, equal: bool) -> None:
+def check_gradients(
+    gradients: Iterable[tuple[str, Tensor]], step: int, comm: Communicator, *, equal: bool
+) -> None:
     """Raises DivergedError, on every rank. Communicates unless the gradients are `equal` on all ranks."""
-    problem = _not_finite(model, step, comm)
+    problem = _not_finite(gradients, step, comm)
     message = str(problem or "") if equal else first_message(comm, problem)
     if message:
         raise DivergedError(message, step - 1)
 
 
-def _not_finite(model: nn.Module, step: int, comm: Communicator) -> TrainerError | None:
-    for name, parameter in model.named_parameters():
-        if parameter.grad is None or not parameter.grad.numel():
+def _not_finite(
+    gradients: Iterable[tuple[str, Tensor]], step: int, comm: Communicator
+) -> TrainerError | None:
+    for name, gradient in gradients:
+        if not gradient.numel():
             continue
-        largest = torch.linalg.vector_norm(parameter.grad, math.inf).item()
+        largest = torch.linalg.vector_norm(gradient, math.inf).item()
         if not math.isfinite(largest):
             return TrainerError(
                 f"the gradient of {name} holds {largest} at step {step} on rank {comm.rank} "

@@ -11,6 +11,7 @@ The loop in train.py calls, for every step:
     strategy.before_forward(batch)      # parameters are valid when it returns
     ... forward, then strategy.loss(sum of this rank's losses, batch).backward(); neither without a sample ...
     strategy.synchronize()              # gradients are combined if the strategy does that, and may be read
+    strategy.clip_grad_norm_(max_norm)  # if it was asked for
     strategy.step()                     # parameters are updated (or on their way)
 
 and `bucket_ready(k)` comes from within backward when the gradients of bucket k are in place, if the
@@ -20,11 +21,13 @@ strategy has buckets (gradients.py).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from trainer.errors import TrainerError
 from trainer.registry import Registry
 from trainer.sampler import Batch
 
@@ -67,6 +70,21 @@ class Strategy(ABC):
 
     def synchronize(self) -> None:  # noqa: B027
         """Blocks until gradients are combined. A strategy that does that elsewhere does nothing here."""
+
+    def gradients(self, model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+        """The gradients that this rank has after synchronize(), with their parameters' names: those in the
+        model, unless overridden."""
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                yield name, parameter.grad
+
+    def clip_grad_norm_(self, max_norm: float) -> float:
+        """Scales the gradients of all ranks, combined first, so that their norm is at most `max_norm`; returns
+        what it was. A norm that is not finite changes nothing. Collective, blocks.
+
+        Raises TrainerError where a strategy does not say what that is.
+        """
+        raise TrainerError(f"strategy {type(self).__name__} does not clip gradients")
 
     @abstractmethod
     def step(self) -> None:

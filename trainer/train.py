@@ -45,7 +45,9 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
             with trace_span("step", step=step):
                 strategy.synchronize()
                 mean_loss = loss.result()
-                check_gradients(run.model, step, comm, equal=strategy.equal_gradients)
+                gradients = strategy.gradients(run.model)
+                check_gradients(gradients, step, comm, equal=strategy.equal_gradients)
+                norm = None if config.clip_norm is None else strategy.clip_grad_norm_(config.clip_norm)
                 last_good.updating()
                 strategy.step()
             row = {
@@ -57,6 +59,8 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
                 "step_ms": 1000 * (time.monotonic() - start),
                 "exposed_comm_ms": 1000 * strategy.exposed_s,
             }
+            if norm is not None:
+                row["grad_norm"] = norm
             run.schedule.step()
             row |= validation.after(step)
             if validation.improved:

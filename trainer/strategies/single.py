@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pycomm import Communicator
+from trainer.clipping import clip
 from trainer.errors import TrainerError
 from trainer.sampler import Batch
 from trainer.strategy import STRATEGIES, Strategy, Wire
@@ -39,6 +40,9 @@ class Single(Strategy):
         for parameter in self._model.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(1 / self._global_count)
+
+    def clip_grad_norm_(self, max_norm: float) -> float:
+        return clip((gradient for _, gradient in self.gradients(self._model)), max_norm)
 
     def step(self) -> None:
         self._optimizer.step()

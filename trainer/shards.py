@@ -1,0 +1,120 @@
+"""A model's parameters in flat buffers, and in the optimizer, in their place, this rank's slices of them.
+
+A slice is a one-dimensional view of the part of a parameter that the rank owns: stepping on it updates the
+model in place. Being a parameter of its own to the optimizer, it has its own state, and is left alone where
+the whole parameter would be (no gradient, so no weight decay either).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import pycomm
+from pycomm import Communicator
+from trainer.errors import TrainerError
+from trainer.gradients import Slot
+from trainer.layout import Piece, ShardLayout
+
+Allocate = Callable[[int, torch.dtype], Tensor]  # one-dimensional, of that many elements
+
+
+class Shards:
+    """Moves the parameters of `slots` into flat buffers, by `allocate`, and puts slices into the optimizer.
+
+    `pieces` and `slices` correspond. State that the optimizer had is cut like the parameters.
+    """
+
+    def __init__(
+        self,
+        comm: Communicator,
+        layout: ShardLayout,
+        slots: Sequence[Slot],
+        optimizer: torch.optim.Optimizer,
+        allocate: Allocate,
+    ) -> None:
+        outside = [slot.name for slot in slots if slot.group == len(optimizer.param_groups)]
+        if outside:
+            raise TrainerError(
+                f"{outside[0]} requires a gradient and is not in the optimizer (one of {len(outside)}): nobody "
+                "would update it; add it, or set requires_grad to False"
+            )
+        self._comm = comm
+        self._layout = layout
+        self.slots = slots
+        self._optimizer = optimizer
+        self.flat = [
+            allocate(size, getattr(torch, dtype)).zero_()
+            for size, dtype in zip(layout.sizes, layout.dtypes, strict=True)
+        ]
+        self._gathering: list[pycomm.Work[Tensor]] = []
+        for slot, (bucket, offset, count) in zip(slots, layout.places, strict=True):
+            view = self.flat[bucket][offset : offset + count].view(slot.parameter.shape)
+            view.copy_(slot.parameter.data)
+            slot.parameter.data = view
+        self.pieces = layout.pieces(comm.rank)
+        self.slices = [
+            nn.Parameter(self.flat[piece.bucket][piece.offset : piece.offset + piece.count])
+            for piece in self.pieces
+        ]
+        self._whole = [list(group["params"]) for group in optimizer.param_groups]
+        self._into_optimizer()
+
+    def gather(self) -> None:
+        """Starts to give everyone this rank's parts and to get the others'; does not block.
+
+        The parameters may be read after wait(). Buckets come in the order in which a forward reads them.
+        """
+        for bucket in reversed(range(len(self.flat))):
+            flat = self.flat[bucket]
+            mine = flat[self._layout.part(bucket, self._comm.rank)]
+            self._gathering.append(self._comm.all_gather_async(mine, out=flat))
+        # The optimizer changed slices, whose version counters are their own: autograd has to know.
+        torch.autograd.graph.increment_version([slot.parameter for slot in self.slots])
+
+    def wait(self) -> None:
+        """Blocks until all parameters are everyone's."""
+        while self._gathering:
+            self._gathering.pop(0).wait()
+
+    def give_back(self) -> None:
+        """The optimizer holds whole parameters again; the state of their slices is dropped."""
+        for group, parameters in zip(self._optimizer.param_groups, self._whole, strict=True):
+            group["params"] = parameters
+        for own in self.slices:
+            self._optimizer.state.pop(own, None)
+
+    def _into_optimizer(self) -> None:
+        state = self._optimizer.state
+        mine: dict[int, Tensor] = {}  # by id of the parameter
+        for piece, own in zip(self.pieces, self.slices, strict=True):
+            parameter = self.slots[piece.slot].parameter
+            mine[id(parameter)] = own
+            if parameter in state:
+                state[own] = {
+                    name: slice_of_state(name, value, parameter, piece)
+                    for name, value in state[parameter].items()
+                }
+        for slot in self.slots:
+            state.pop(slot.parameter, None)
+        for group in self._optimizer.param_groups:
+            group["params"] = [mine[id(parameter)] for parameter in group["params"] if id(parameter) in mine]
+
+
+def slice_of_state(name: str, value: Any, parameter: Tensor, piece: Piece) -> Any:
+    """The part of one entry of a parameter's state that belongs to a slice of it.
+
+    What has the parameter's shape is cut; anything else, such as the number of steps, is the same for all.
+    """
+    if is_per_element(name, value, parameter.shape):
+        return value.reshape(-1)[piece.start : piece.start + piece.count].clone()
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def is_per_element(name: str, value: Any, shape: Sequence[int]) -> bool:
+    """Whether an entry of a state has an element for each of the parameter's. torch counts steps in a tensor
+    without dimensions, which the parameter may be too."""
+    return isinstance(value, Tensor) and name != "step" and tuple(value.shape) == tuple(shape)
