@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pycomm import Communicator
+from trainer.checkpoint.slices import Slice, SliceReader, load_replicated, replicated_slices
 from trainer.errors import TrainerError
 from trainer.gradients import GradientBuckets, slots_of
 from trainer.sampler import Batch
@@ -158,9 +159,13 @@ class DataParallel(Strategy):
         self.exposed_s = time.monotonic() - start
 
     def step(self) -> None:
-        if self._optimizer is None:
-            raise TrainerError("step() needs the optimizer that DataParallel was made without")
-        self._optimizer.step()
+        self._with_optimizer().step()
+
+    def state_slices(self) -> Iterator[Slice]:
+        return replicated_slices(self._model, self._with_optimizer(), self._comm.rank, self._comm.size)
+
+    def load_slices(self, reader: SliceReader) -> None:
+        load_replicated(self._model, self._with_optimizer(), reader)
 
     def check_parameters(self) -> None:
         """Raises TrainerError, on every rank, if the parameters are not the same bits on all ranks.
@@ -184,6 +189,11 @@ class DataParallel(Strategy):
         self.close()
         if kind is None:
             self.check_parameters()
+
+    def _with_optimizer(self) -> torch.optim.Optimizer:
+        if self._optimizer is None:
+            raise TrainerError("step() and checkpoints need the optimizer that DataParallel was made without")
+        return self._optimizer
 
     def _before_step(self, _: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if any(callable(argument) for argument in [*args[1:], *kwargs.values()]):
