@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from pycomm import Communicator
+from trainer.checkpoint.slices import Slice, SliceReader, load_replicated, replicated_slices
 from trainer.clipping import clip
 from trainer.errors import TrainerError
 from trainer.gradients import GradientBuckets, Slot, slots_of
@@ -130,9 +131,13 @@ class Parallel(Strategy):
         self.exposed_s = time.monotonic() - start
 
     def step(self) -> None:
-        if self._optimizer is None:
-            raise TrainerError(f"step() needs the optimizer that {type(self).__name__} was made without")
-        self._optimizer.step()
+        self._with_optimizer().step()
+
+    def state_slices(self) -> Iterator[Slice]:
+        return replicated_slices(self._model, self._with_optimizer(), self._comm.rank, self._comm.size)
+
+    def load_slices(self, reader: SliceReader) -> None:
+        load_replicated(self._model, self._with_optimizer(), reader)
 
     def check_parameters(self) -> None:
         """Raises TrainerError, on every rank, if the parameters are not the same bits on all ranks.
@@ -170,6 +175,13 @@ class Parallel(Strategy):
             self.check_parameters()
         else:
             self._release()
+
+    def _with_optimizer(self) -> torch.optim.Optimizer:
+        if self._optimizer is None:
+            raise TrainerError(
+                f"step() and checkpoints need the optimizer that {type(self).__name__} was made without"
+            )
+        return self._optimizer
 
     def _before_step(self, _: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if any(callable(argument) for argument in [*args[1:], *kwargs.values()]):

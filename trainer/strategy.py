@@ -16,6 +16,9 @@ The loop in train.py calls, for every step:
 
 and `bucket_ready(k)` comes from within backward when the gradients of bucket k are in place, if the
 strategy has buckets (gradients.py).
+
+Between two steps a strategy whose runs can be saved is asked for its slices of parameters and optimizer
+state (checkpoint/slices.py), and before the first step of a resumed run it is given a reader of others'.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from trainer.checkpoint.slices import Slice, SliceReader
 from trainer.errors import TrainerError
 from trainer.registry import Registry
 from trainer.sampler import Batch
@@ -89,6 +93,22 @@ class Strategy(ABC):
     @abstractmethod
     def step(self) -> None:
         """Updates the parameters; combines the gradients, or parameters, of all ranks if still to be done."""
+
+    def state_slices(self) -> Iterable[Slice]:
+        """What this rank writes of a checkpoint, after step() and before the next before_forward().
+
+        The slices of all ranks together have every element of every tensor exactly once. May communicate;
+        blocks until the parameters may be read.
+        """
+        raise TrainerError(f"{type(self).__name__} cannot be saved: it has no state_slices()")
+
+    def load_slices(self, reader: SliceReader) -> None:
+        """Takes parameters and optimizer state from a checkpoint, before the first step. May communicate.
+
+        The names and shapes under `model.` are known to be those of the model, and those under `optimizer.`
+        to be of its parameters.
+        """
+        raise TrainerError(f"{type(self).__name__} cannot be resumed: it has no load_slices()")
 
     def close(self) -> None:  # noqa: B027
         """Ends training without an error: all ranks then hold the same parameters. May communicate."""

@@ -5,10 +5,13 @@ All reductions are the same here: the mean over the one rank's samples.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
 from pycomm import Communicator
+from trainer.checkpoint.slices import Slice, SliceReader, load_replicated, replicated_slices
 from trainer.clipping import clip
 from trainer.errors import TrainerError
 from trainer.sampler import Batch
@@ -46,3 +49,9 @@ class Single(Strategy):
 
     def step(self) -> None:
         self._optimizer.step()
+
+    def state_slices(self) -> Iterator[Slice]:
+        return replicated_slices(self._model, self._optimizer, rank=0, size=1)
+
+    def load_slices(self, reader: SliceReader) -> None:
+        load_replicated(self._model, self._optimizer, reader)
