@@ -7,7 +7,7 @@ the whole parameter would be (no gradient, so no weight decay either).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +15,21 @@ from torch import Tensor, nn
 
 import pycomm
 from pycomm import Communicator
+from trainer.checkpoint.slices import (
+    MODEL,
+    OPTIMIZER,
+    Slice,
+    SliceReader,
+    load_model,
+    model_tensors,
+    read_whole,
+    share,
+)
 from trainer.errors import TrainerError
 from trainer.gradients import Slot
 from trainer.layout import Piece, ShardLayout
 
+STEP = "step"  # torch counts steps in a tensor without dimensions, which a parameter may be too
 Allocate = Callable[[int, torch.dtype], Tensor]  # one-dimensional, of that many elements
 
 
@@ -103,6 +114,49 @@ class Shards:
         for group in self._optimizer.param_groups:
             group["params"] = [mine[id(parameter)] for parameter in group["params"] if id(parameter) in mine]
 
+    def saved(self, model: nn.Module) -> Iterator[Slice]:
+        """This rank's slices of parameters and of the optimizer's state, and its share of everything else."""
+        for slot, piece, own in self._mine():
+            shape = tuple(slot.parameter.shape)
+            yield Slice(MODEL + slot.name, shape, piece.start, own.detach())
+            for key, value in self._optimizer.state.get(own, {}).items():
+                name = f"{OPTIMIZER}{slot.name}.{key}"
+                if is_per_element(key, value, own.shape):
+                    yield Slice(name, shape, piece.start, value)
+                elif isinstance(value, Tensor):
+                    if piece.start == 0:  # it is the same for all slices
+                        yield Slice(name, tuple(value.shape), 0, value.reshape(-1))
+                elif value is not None:
+                    raise TrainerError(
+                        f"checkpoints hold tensors: {type(self._optimizer).__name__} keeps {key} of {slot.name} "
+                        f"as {type(value).__name__}"
+                    )
+        sharded = {MODEL + slot.name for slot in self.slots if slot.parameter.numel()}
+        rest = {name: tensor for name, tensor in model_tensors(model).items() if name not in sharded}
+        yield from share(rest, self._comm.rank, self._comm.size)
+
+    def load(self, model: nn.Module, reader: SliceReader) -> None:
+        """The same back, whoever saved it: the model whole, of the optimizer's state this rank's slices."""
+        load_model(model, reader)
+        for slot, piece, own in self._mine():
+            state: dict[str, Tensor] = {}
+            for key in reader.states(slot.name):
+                name = f"{OPTIMIZER}{slot.name}.{key}"
+                shape, dtype = reader.shape(name), reader.dtype(name)
+                if key != STEP and shape == tuple(slot.parameter.shape):
+                    state[key] = torch.empty(piece.count, dtype=dtype)
+                    reader.read(name, state[key], piece.start)
+                else:
+                    state[key] = torch.empty(shape, dtype=dtype)
+                    read_whole(reader, name, state[key])
+            self._optimizer.state.pop(own, None)
+            if state:
+                self._optimizer.state[own] = state
+
+    def _mine(self) -> Iterator[tuple[Slot, Piece, nn.Parameter]]:
+        for piece, own in zip(self.pieces, self.slices, strict=True):
+            yield self.slots[piece.slot], piece, own
+
 
 def slice_of_state(name: str, value: Any, parameter: Tensor, piece: Piece) -> Any:
     """The part of one entry of a parameter's state that belongs to a slice of it.
@@ -115,6 +169,5 @@ def slice_of_state(name: str, value: Any, parameter: Tensor, piece: Piece) -> An
 
 
 def is_per_element(name: str, value: Any, shape: Sequence[int]) -> bool:
-    """Whether an entry of a state has an element for each of the parameter's. torch counts steps in a tensor
-    without dimensions, which the parameter may be too."""
-    return isinstance(value, Tensor) and name != "step" and tuple(value.shape) == tuple(shape)
+    """Whether an entry of a state has an element for each of the parameter's."""
+    return isinstance(value, Tensor) and name != STEP and tuple(value.shape) == tuple(shape)

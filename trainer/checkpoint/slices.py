@@ -91,13 +91,12 @@ def replicated_slices(
 ) -> Iterator[Slice]:
     """For strategies whose ranks all hold everything: one part in `size`, so that they write side by side."""
     tensors = {**model_tensors(model), **optimizer_tensors(model, optimizer)}
-    yield from _share(tensors, rank, size)
+    yield from share(tensors, rank, size)
 
 
 def load_replicated(model: nn.Module, optimizer: torch.optim.Optimizer, reader: SliceReader) -> None:
     """The same back, all of it on every rank: in place for the model, anew for the optimizer's state."""
-    for name, tensor in model_tensors(model).items():
-        _read_whole(reader, name, tensor)
+    load_model(model, reader)
     for name, parameter in parameters(model).items():
         state: dict[str, Any] = {}
         for key in reader.states(name):
@@ -105,13 +104,19 @@ def load_replicated(model: nn.Module, optimizer: torch.optim.Optimizer, reader: 
             shape, dtype = reader.shape(stored), reader.dtype(stored)
             like = parameter.detach() if shape == parameter.shape else torch.empty(shape)
             state[key] = torch.empty_like(like, dtype=dtype)
-            _read_whole(reader, stored, state[key])
+            read_whole(reader, stored, state[key])
         optimizer.state.pop(parameter, None)
         if state:
             optimizer.state[parameter] = state
 
 
-def _share(tensors: Mapping[str, Tensor], rank: int, size: int) -> Iterator[Slice]:
+def load_model(model: nn.Module, reader: SliceReader) -> None:
+    """Parameters and buffers, whole and in place."""
+    for name, tensor in model_tensors(model).items():
+        read_whole(reader, name, tensor)
+
+
+def share(tensors: Mapping[str, Tensor], rank: int, size: int) -> Iterator[Slice]:
     """Part `rank` of all elements in a row. Rank 0 has what has no element."""
     total = sum(tensor.numel() for tensor in tensors.values())
     start, end = (total * part // size for part in (rank, rank + 1))
@@ -123,7 +128,8 @@ def _share(tensors: Mapping[str, Tensor], rank: int, size: int) -> Iterator[Slic
         before += tensor.numel()
 
 
-def _read_whole(reader: SliceReader, name: str, tensor: Tensor) -> None:
+def read_whole(reader: SliceReader, name: str, tensor: Tensor) -> None:
+    """Fills a tensor of the stored shape."""
     flat = tensor.reshape(-1)  # a copy where the tensor is not contiguous
     reader.read(name, flat)
     if flat.data_ptr() != tensor.data_ptr():

@@ -10,7 +10,7 @@ optimizer's work is divided by the number of ranks.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pycomm import Communicator
+from trainer.checkpoint.slices import Slice, SliceReader
 from trainer.elementwise import check_elementwise
 from trainer.errors import TrainerError
 from trainer.gradients import GradientBuckets, Slot
@@ -123,6 +124,13 @@ class Zero(Parallel):
         for piece, own in zip(self._shards.pieces, self._shards.slices, strict=True):
             if own.grad is not None:
                 yield self._shards.slots[piece.slot].name, own.grad
+
+    def state_slices(self) -> Iterator[Slice]:
+        self.wait()
+        yield from self._shards.saved(self._model)
+
+    def load_slices(self, reader: SliceReader) -> None:
+        self._shards.load(self._model, reader)
 
     def close(self) -> None:
         """The model's parameters are everyone's, hooks are gone, and the optimizer has whole parameters again,
