@@ -1,7 +1,7 @@
 """`python -m bench training`: whole training steps, with and without communication, interleaved in one run.
 
-Every implementation trains its own copy of the same model on the same batches, with SGD and one compute
-thread. A step's time is that of the worst rank. `none` is the same processes at once without communication:
+Every implementation trains its own copy of the same model on the same batches, with one optimizer and one
+compute thread. A step's time is that of the worst rank. `none` is the same processes at once without communication:
 no hooks, no buckets. Copies that must stay equal over ranks are compared, bit by bit, when the time is up.
 """
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
 
     torch.set_num_threads(1)
     with parser.reporting():
-        workloads = [workload(name, ranks.rank) for name in names(options.model)]
+        workloads = [workload(name, ranks.rank, options.optimizer) for name in names(options.model)]
         budget = Budget(options.seconds, options.iters, options.warmup, TURN_S)
         output.check_writable(options.json, ranks)
     result = facts("training", arguments, ranks) | {"rows": []}
@@ -77,7 +77,7 @@ def measure_steps(model: str, steps: dict[str, Step], ranks: Ranks, budget: Budg
 def equal_on_all(step: Step, ranks: Ranks) -> bool:
     """Whether all ranks hold the same parameters. Collective."""
     digest = hashlib.sha256()
-    for parameter in step.model.parameters():
+    for parameter in step.parameters():
         digest.update(parameter.detach().numpy().tobytes())
     return len(set(ranks.gather(digest.digest()))) == 1
 
@@ -86,7 +86,8 @@ def _parser(rank: int) -> Parser:
     parser = Parser(rank, prog="python -m bench training", description=__doc__)
     add = parser.add_argument
     add("--model", default="gpt,mlp", help="models by comma, of gpt, mlp (default %(default)s)")
-    kinds = "none, pycomm, pycomm:overlap=on, pycomm+fp16, ddp-gloo (bench/steps holds them)"
+    add("--optimizer", default="sgd", help="sgd, or adam: torch's fused (default %(default)s)")
+    kinds = "none, pycomm, pycomm:overlap=on, pycomm+fp16, zero1, ddp-gloo (bench/steps holds them)"
     add("--impl", default="none,pycomm,ddp-gloo", help=f"implementations by comma, such as {kinds}")
     parser.add_budget(seconds=60.0, calls=100)
     return parser
