@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from pycomm import Communicator
 from trainer.config import FitConfig
 from trainer.data import DATA, Dataset
+from trainer.errors import TrainerError
 from trainer.files import on_every_rank
 from trainer.models import MODELS
 from trainer.optimizers import make_optimizer
@@ -96,4 +97,7 @@ def _local(config: FitConfig, rank: int, ranks: int) -> Local:
 def _strategy(config: FitConfig, comm: Communicator, local: Local) -> Strategy:
     wire = Wire(config.codec, config.overlap, int(config.bucket_mb * 2**20), config.grad_reduction)
     options = config.strategy_options
-    return STRATEGIES.build(config.strategy, local.model, comm, local.optimizer, wire, **options)
+    strategy = STRATEGIES.build(config.strategy, local.model, comm, local.optimizer, wire, **options)
+    if config.clip_norm is not None and type(strategy).clip_grad_norm_ is Strategy.clip_grad_norm_:
+        raise TrainerError(f"clip_norm: strategy {type(strategy).__name__} does not clip gradients")
+    return strategy
