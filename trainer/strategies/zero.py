@@ -86,7 +86,6 @@ class Zero(Parallel):
         self._model_hooks = [module.register_forward_pre_hook(self._before_module) for module in model.modules()]
         self._model_hooks.append(model.register_state_dict_pre_hook(self._before_module))
         # There is no hook for this; the gradients to clear are not those of the slices.
-        self._zero_grad = optimizer.zero_grad
         optimizer.zero_grad = self._clear  # type: ignore[method-assign]
 
     def _make_buckets(self, slots: list[Slot], bucket_bytes: int, codec: str | None) -> GradientBuckets:
@@ -143,7 +142,7 @@ class Zero(Parallel):
         for hook in self._model_hooks:
             hook.remove()
         self._model_hooks.clear()
-        self._stepped.zero_grad = self._zero_grad  # type: ignore[method-assign]
+        vars(self._stepped).pop("zero_grad", None)
         self._shards.give_back()
 
     def _over_ranks(self, squares: float) -> float:
