@@ -28,23 +28,32 @@ class StepLoss:
 
     The gathering starts between forward and backward, at the same place on every rank whatever the strategy
     launches afterwards, and has arrived when the gradients are combined. With it travels whether this rank
-    has `trouble`, an error that all ranks should end with.
+    has `trouble`, an error that all ranks should end with, and whether it has `written` its part of a
+    checkpoint.
     """
 
     def __init__(
-        self, local_sum: float, batch: Batch, step: int, comm: Communicator, trouble: TrainerError | None
+        self,
+        local_sum: float,
+        batch: Batch,
+        step: int,
+        comm: Communicator,
+        trouble: TrainerError | None,
+        *,
+        written: bool,
     ) -> None:
+        self.all_written = False  # known with the result
         self._step = step
         self._global_count = batch.global_count
         self._comm = comm
         self._trouble = trouble
-        told = torch.tensor([local_sum, trouble is not None], dtype=torch.float64)
+        told = torch.tensor([local_sum, trouble is not None, written], dtype=torch.float64)
         self._work = comm.all_gather_async(told)
 
     def result(self) -> float:
         """Blocks. Raises, on every rank, DivergedError that names the ranks whose loss is not finite, or
         StoppedError that says what trouble a rank has."""
-        sums, troubled = self._work.wait().view(-1, 2).T.tolist()
+        sums, troubled, written = self._work.wait().view(-1, 3).T.tolist()
         if any(troubled):
             raise StoppedError(first_message(self._comm, self._trouble), self._step - 1)
         wrong = [rank for rank, value in enumerate(sums) if not math.isfinite(value)]
@@ -54,6 +63,7 @@ class StepLoss:
                 f"(of {len(sums)}); a smaller lr may help",
                 self._step - 1,
             )
+        self.all_written = all(written)
         return math.fsum(sums) / self._global_count
 
 

@@ -51,7 +51,7 @@ def summary(config: FitConfig, run: Run, metrics: Metrics, comm: Communicator) -
     return {
         "strategy": config.strategy,
         "world_size": comm.size,
-        "steps": len(metrics.rows),
+        "steps": metrics.rows[-1]["step"],
         "ended": run.validation.ended,
         "best": best and {"step": best[0], "validation_loss": best[1], "weights": BEST},
         "params": sum(parameter.numel() for parameter in run.model.parameters()),
