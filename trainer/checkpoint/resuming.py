@@ -27,7 +27,7 @@ from trainer.stopping import Stopping
 NONE, AUTO = "none", "auto"
 KEPT = (
     "data", "data_options", "model", "model_options", "optimizer", "optimizer_options", "schedule",
-    "schedule_options", "warmup_steps", "grad_reduction", "seed",
+    "schedule_options", "warmup_steps", "grad_reduction", "clip_norm", "seed",
 )  # fmt: skip
 
 
