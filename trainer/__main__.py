@@ -140,6 +140,7 @@ def _parser() -> Any:
 
 def _run_fit(config: FitConfig, trace: Path | None) -> None:
     import pycomm
+    from trainer.memory import line
     from trainer.train import fit
 
     with _ending_together(pycomm.init(trace=trace)) as comm:
@@ -151,6 +152,8 @@ def _run_fit(config: FitConfig, trace: Path | None) -> None:
                 f"ended after step {summary['steps']}: {summary['ended']}; {best}eval: {shown}; "
                 f"parameters {summary['param_sha256'][:16]}, equal on all ranks; see {config.out}"
             )
+            if summary["memory"]:
+                print(line(summary["memory"], summary["peak_rss_bytes"]))
 
 
 def _run_predict(config: PredictConfig) -> None:

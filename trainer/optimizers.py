@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -36,3 +36,10 @@ def make_optimizer(
 def learning_rate(name: str, lr: float | None) -> float:
     """`lr`, or that of the optimizer if it is None."""
     return OPTIMIZERS[name][1] if lr is None else lr
+
+
+def maker(
+    name: str, lr: float | None, options: Mapping[str, Any]
+) -> Callable[[Iterable[Tensor]], torch.optim.Optimizer]:
+    """make_optimizer() for whatever parameters."""
+    return lambda parameters: make_optimizer(name, parameters, lr, **options)

@@ -24,6 +24,7 @@ from trainer.checkpoint.slices import Slice, SliceReader, load_replicated, repli
 from trainer.clipping import clip
 from trainer.errors import TrainerError
 from trainer.gradients import GradientBuckets, Slot, slots_of
+from trainer.memory import Held, measured
 from trainer.sampler import Batch
 from trainer.state import broadcast, check_equal, parameters_sha256, ranks_that_differ, state_sha256
 from trainer.strategy import Overlap, Strategy
@@ -132,6 +133,13 @@ class Parallel(Strategy):
 
     def step(self) -> None:
         self._with_optimizer().step()
+
+    def memory(self) -> Held:
+        return measured(self._model, self._optimizer, self._bucket_nbytes())
+
+    @abstractmethod
+    def _bucket_nbytes(self) -> int:
+        """Of the memory that gradients have between two rounds."""
 
     def state_slices(self) -> Iterator[Slice]:
         return replicated_slices(self._model, self._with_optimizer(), self._comm.rank, self._comm.size)

@@ -21,9 +21,9 @@ class ScatterBuckets:
     """The gradients' flat buffers, as GradientBuckets fills them, and `parts`: this rank's part of each.
 
     launch_when_full: reduce each bucket as soon as it and those before it are full, from within `put`; else
-    flush() starts all. pool: how many buckets have memory at a time. Full buckets have to be launched then,
-    `put` waits where it needs the memory of one in flight, and reductions go to memory apart; with None they
-    end in place. Not thread-safe. Launches are collective: every rank makes them in the same order.
+    flush() starts all. pool: how many buckets have memory at a time, if there are more. Full buckets have to
+    be launched then, `put` waits where it needs the memory of one in flight, and reductions go to memory
+    apart; else they end in place. nbytes: what all of this takes. Not thread-safe. Launches are collective: every rank makes them in the same order.
     """
 
     def __init__(
@@ -41,12 +41,14 @@ class ScatterBuckets:
         self._codec = codec
         self._launch_when_full = launch_when_full or pool is not None
         self._count = len(layout.sizes)
-        self._lanes = self._count if pool is None else min(pool, self._count)
-        self._memory, self._flat = self._allocate(layout)
-        mine = [flat[layout.part(k, comm.rank)] for k, flat in enumerate(self._flat)]
-        self.parts = mine if pool is None else [torch.zeros_like(part) for part in mine]
-        self.nbytes = sum(memory.nbytes for memory in self._memory)
-        self.nbytes += 0 if pool is None else sum(part.nbytes for part in self.parts)
+        in_place = pool is None or pool >= self._count
+        self._lanes = self._count if in_place or pool is None else pool
+        memory, self._flat = self._allocate(layout)
+        self.parts = [flat[layout.part(k, comm.rank)] for k, flat in enumerate(self._flat)]
+        self.nbytes = sum(lane.nbytes for lane in memory)
+        if not in_place:
+            self.parts = [torch.zeros_like(part) for part in self.parts]
+            self.nbytes += sum(part.nbytes for part in self.parts)
         self._last_works: list[pycomm.Work[Tensor]] = []
         self._begin()
 

@@ -74,6 +74,12 @@ class Shards:
         self._whole = [list(group["params"]) for group in optimizer.param_groups]
         self._into_optimizer()
 
+    @property
+    def padding_nbytes(self) -> int:
+        """What the flat buffers take beyond the parameters."""
+        used = sum(slot.parameter.nbytes for slot in self.slots)
+        return sum(flat.nbytes for flat in self.flat) - used
+
     def gather(self) -> None:
         """Starts to give everyone this rank's parts and to get the others'; does not block.
 

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from trainer.checkpoint.slices import Slice, SliceReader
 from trainer.errors import TrainerError
+from trainer.memory import Held
 from trainer.registry import Registry
 from trainer.sampler import Batch
 
@@ -93,6 +94,10 @@ class Strategy(ABC):
     @abstractmethod
     def step(self) -> None:
         """Updates the parameters; combines the gradients, or parameters, of all ranks if still to be done."""
+
+    def memory(self) -> Held | None:
+        """What this rank holds between two steps, measured; None where a strategy does not say."""
+        return None
 
     def state_slices(self) -> Iterable[Slice]:
         """What this rank writes of a checkpoint, after step() and before the next before_forward().

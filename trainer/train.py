@@ -24,6 +24,7 @@ from trainer.config import CONFIG_FILE, FitConfig
 from trainer.divergence import LastGood, StepLoss, check_gradients
 from trainer.errors import TrainerError
 from trainer.files import on_every_rank, on_rank_0, replacing, writing
+from trainer.memory import most
 from trainer.metrics import ROWS_FILE, SUMMARY_FILE, Metrics, read_summary
 from trainer.preparation import Run, prepare
 from trainer.rows import read_rows_until
@@ -51,6 +52,7 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
     ):
         step = run.done
         if validation.ended:  # but for the last words
+            held = most(strategy.memory(), comm)
             strategy.close()
             metrics.add(rows[-1] | validation.test(step))
         while not validation.ended:
@@ -92,12 +94,13 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
             if saver.due(step, last=validation.ended is not None):
                 saver.save(step, strategy.state_slices(), run.facts(config, step))
             if validation.ended:
+                held = most(strategy.memory(), comm)
                 strategy.close()
                 row |= validation.test(step)
             metrics.add(row)
         on_rank_0(comm, partial(run.save, config.out / FINAL, step))
         saver.finish(step)
-        result = summary(config, run, metrics, comm)
+        result = summary(config, run, metrics, comm, held)
         on_rank_0(comm, lambda: metrics.write_summary(result))
     return result
 

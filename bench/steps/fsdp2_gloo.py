@@ -20,11 +20,9 @@ class Fsdp2Gloo(Step):
         super().__init__(options, workload, ranks)
         gloo.start(ranks)
         mesh = init_device_mesh("cpu", (ranks.size,))
-        for module in self.model.modules():
-            if isinstance(module, nn.Sequential) and module is not self.model:
-                for block in module:
-                    if any(True for _ in block.parameters()):
-                        fully_shard(block, mesh=mesh)
+        for child in self.model.children():
+            for block in child if isinstance(child, nn.Sequential) else ():
+                fully_shard(block, mesh=mesh)
         fully_shard(self.model, mesh=mesh)
         self.optimizer = workload.optimizer(self.model.parameters())
 

@@ -19,7 +19,7 @@ from trainer.checkpoint.stored import saved
 SIZES = range(1, 5)
 STEPS = 13  # an epoch has 8; the last batch of each is smaller
 TIMES = {"step_ms", "exposed_comm_ms"}
-TIMINGS = {"step_ms_median", "samples_per_s", "exposed_comm_ms_median"}
+TIMINGS = {"step_ms_median", "samples_per_s", "exposed_comm_ms_median", "peak_rss_bytes", "memory"}
 RUN: dict[str, Any] = {
     "data": "linear", "data_options": {"validation_fraction": 0.1}, "model": "linear", "threads": 1,
     "global_batch": 90, "steps": STEPS, "save_every": 5, "keep": 9, "lr": 0.01, "eval_every": 2,

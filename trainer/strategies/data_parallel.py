@@ -58,11 +58,14 @@ class DataParallel(Parallel):
 
     def _make_buckets(self, slots: list[Slot], bucket_bytes: int, codec: str | None) -> GradientBuckets:
         places = [slot.place for slot in slots]
-        buckets = pycomm.Buckets(
+        self._buckets = buckets = pycomm.Buckets(
             self._comm, places, bucket_bytes=bucket_bytes, codec=codec, launch="manual"
         )
         views = [buckets.torch_view(index, slot.parameter.shape) for index, slot in enumerate(slots)]
         return GradientBuckets(buckets, slots, views, self.bucket_ready, fingerprint=self._comm.size > 1)
+
+    def _bucket_nbytes(self) -> int:
+        return sum(flat.nbytes for flat in self._buckets.flat)
 
 
 class RankMeans(DataParallel):

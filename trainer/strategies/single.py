@@ -14,6 +14,7 @@ from pycomm import Communicator
 from trainer.checkpoint.slices import Slice, SliceReader, load_replicated, replicated_slices
 from trainer.clipping import clip
 from trainer.errors import TrainerError
+from trainer.memory import Held, measured
 from trainer.sampler import Batch
 from trainer.strategy import STRATEGIES, Strategy, Wire
 
@@ -49,6 +50,10 @@ class Single(Strategy):
 
     def step(self) -> None:
         self._optimizer.step()
+
+    def memory(self) -> Held:
+        trainable = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        return measured(self._model, self._optimizer, sum(parameter.nbytes for parameter in trainable))
 
     def state_slices(self) -> Iterator[Slice]:
         return replicated_slices(self._model, self._optimizer, rank=0, size=1)

@@ -23,13 +23,12 @@ from trainer.elementwise import check_elementwise
 from trainer.errors import TrainerError
 from trainer.gradients import GradientBuckets, Slot
 from trainer.layout import shard_layout
+from trainer.memory import POOL, Held, measured
 from trainer.parallel import Parallel
 from trainer.sampler import Batch
 from trainer.scatter import ScatterBuckets
 from trainer.shards import Shards
 from trainer.strategy import STRATEGIES, Strategy, Wire
-
-POOL = 4  # buckets of gradients that have memory at a time in stage 2
 
 
 class Zero(Parallel):
@@ -123,6 +122,12 @@ class Zero(Parallel):
         for piece, own in zip(self._shards.pieces, self._shards.slices, strict=True):
             if own.grad is not None:
                 yield self._shards.slots[piece.slot].name, own.grad
+
+    def memory(self) -> Held:
+        return measured(self._model, self._stepped, self._bucket_nbytes(), self._shards.padding_nbytes)
+
+    def _bucket_nbytes(self) -> int:
+        return self._buckets.nbytes
 
     def state_slices(self) -> Iterator[Slice]:
         self.wait()
