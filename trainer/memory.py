@@ -40,12 +40,11 @@ class Held:
         return self.parameters + self.gradients + self.optimizer
 
 
-def measured(model: nn.Module, optimizer: torch.optim.Optimizer | None, gradients: int, padding: int = 0) -> Held:
-    """What is there: parameters, with that much `padding`, and the tensors in the optimizer's state."""
+def measured(parameters: int, gradients: int, optimizer: torch.optim.Optimizer | None) -> Held:
+    """With the tensors that are in the optimizer's state."""
     states = optimizer.state.values() if optimizer else ()
     tensors = [value for state in states for value in state.values() if isinstance(value, Tensor)]
-    parameters = sum(parameter.nbytes for parameter in model.parameters())
-    return Held(parameters + padding, gradients, sum(tensor.nbytes for tensor in tensors))
+    return Held(parameters, gradients, sum(tensor.nbytes for tensor in tensors))
 
 
 def estimate(
@@ -73,13 +72,16 @@ def estimate(
     return Held(parameters + padding, gradients, state // ranks)
 
 
-def per_parameter(strategy: str, ranks: int, slots: Sequence[Slot], state_bytes: StateBytes) -> float | None:
-    """Bytes for each element of `slots`, by the formula; None for strategies without one."""
+def per_parameter(
+    strategy: str, ranks: int, slots: Sequence[Slot], state_bytes: StateBytes, *, shared: bool
+) -> float | None:
+    """Bytes for each element of `slots`, by the formula; None for strategies without one. `shared`: the ranks
+    have one copy of the parameters."""
     if strategy not in STRATEGIES:
         return None
     gradient_ranks, state_ranks = {"data_parallel": (1, 1), "zero1": (1, ranks), "zero2": (ranks, ranks)}[strategy]
     total = sum(
-        slot.parameter.nbytes * (1 + 1 / gradient_ranks)
+        slot.parameter.nbytes * (1 / (ranks if shared else 1) + 1 / gradient_ranks)
         + slot.parameter.numel() * state_bytes[slot.parameter.dtype] / state_ranks
         for slot in slots
     )

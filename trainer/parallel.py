@@ -135,7 +135,8 @@ class Parallel(Strategy):
         self._with_optimizer().step()
 
     def memory(self) -> Held:
-        return measured(self._model, self._optimizer, self._bucket_nbytes())
+        parameters = sum(parameter.nbytes for parameter in self._model.parameters())
+        return measured(parameters, self._bucket_nbytes(), self._optimizer)
 
     @abstractmethod
     def _bucket_nbytes(self) -> int:

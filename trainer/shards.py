@@ -7,7 +7,7 @@ the whole parameter would be (no gradient, so no weight decay either).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,15 +28,18 @@ from trainer.checkpoint.slices import (
 from trainer.errors import TrainerError
 from trainer.gradients import Slot
 from trainer.layout import Piece, ShardLayout
+from trainer.shared_memory import shared_zeros
 
 STEP = "step"  # torch counts steps in a tensor without dimensions, which a parameter may be too
-Allocate = Callable[[int, torch.dtype], Tensor]  # one-dimensional, of that many elements
 
 
 class Shards:
-    """Moves the parameters of `slots` into flat buffers, by `allocate`, and puts slices into the optimizer.
+    """Moves the parameters of `slots` into flat buffers, and puts slices of them into the optimizer.
 
-    `pieces` and `slices` correspond. State that the optimizer had is cut like the parameters.
+    `pieces` and `slices` correspond. State that the optimizer had is cut like the parameters. `shared`: all
+    ranks, on one node, have the same buffers. Then owners may step only when every rank has finished its
+    backward, as all have when a round of gradients has ended, and none reads before all have stepped.
+    Collective.
     """
 
     def __init__(
@@ -45,7 +48,8 @@ class Shards:
         layout: ShardLayout,
         slots: Sequence[Slot],
         optimizer: torch.optim.Optimizer,
-        allocate: Allocate,
+        *,
+        shared: bool,
     ) -> None:
         outside = [slot.name for slot in slots if slot.group == len(optimizer.param_groups)]
         if outside:
@@ -57,15 +61,21 @@ class Shards:
         self._layout = layout
         self.slots = slots
         self._optimizer = optimizer
+        self._shared = shared
         self.flat = [
-            allocate(size, getattr(torch, dtype)).zero_()
+            shared_zeros(comm, size, getattr(torch, dtype))
+            if shared
+            else comm.empty(size, getattr(torch, dtype)).zero_()
             for size, dtype in zip(layout.sizes, layout.dtypes, strict=True)
         ]
-        self._gathering: list[pycomm.Work[Tensor]] = []
+        self._gathering: list[pycomm.Work[Any]] = []
         for slot, (bucket, offset, count) in zip(slots, layout.places, strict=True):
             view = self.flat[bucket][offset : offset + count].view(slot.parameter.shape)
-            view.copy_(slot.parameter.data)
+            if comm.rank == 0 or not shared:
+                view.copy_(slot.parameter.data)
             slot.parameter.data = view
+        if shared:
+            comm.barrier()
         self.pieces = layout.pieces(comm.rank)
         self.slices = [
             nn.Parameter(self.flat[piece.bucket][piece.offset : piece.offset + piece.count])
@@ -75,17 +85,18 @@ class Shards:
         self._into_optimizer()
 
     @property
-    def padding_nbytes(self) -> int:
-        """What the flat buffers take beyond the parameters."""
-        used = sum(slot.parameter.nbytes for slot in self.slots)
-        return sum(flat.nbytes for flat in self.flat) - used
+    def nbytes(self) -> int:
+        """What the flat buffers take: of those that are shared, this rank's share."""
+        return sum(flat.nbytes for flat in self.flat) // (self._comm.size if self._shared else 1)
 
     def gather(self) -> None:
         """Starts to give everyone this rank's parts and to get the others'; does not block.
 
         The parameters may be read after wait(). Buckets come in the order in which a forward reads them.
         """
-        for bucket in reversed(range(len(self.flat))):
+        if self._shared:
+            self._gathering.append(self._comm.barrier_async())
+        for bucket in () if self._shared else reversed(range(len(self.flat))):
             flat = self.flat[bucket]
             mine = flat[self._layout.part(bucket, self._comm.rank)]
             self._gathering.append(self._comm.all_gather_async(mine, out=flat))
@@ -98,7 +109,11 @@ class Shards:
             self._gathering.pop(0).wait()
 
     def give_back(self) -> None:
-        """The optimizer holds whole parameters again; the state of their slices is dropped."""
+        """The optimizer holds whole parameters again; the state of their slices is dropped. Parameters that
+        ranks share become each one's own."""
+        if self._shared:
+            for slot in self.slots:
+                slot.parameter.data = slot.parameter.data.clone()
         for group, parameters in zip(self._optimizer.param_groups, self._whole, strict=True):
             group["params"] = parameters
         for own in self.slices:
@@ -144,6 +159,8 @@ class Shards:
     def load(self, model: nn.Module, reader: SliceReader) -> None:
         """The same back, whoever saved it: the model whole, of the optimizer's state this rank's slices."""
         load_model(model, reader)
+        if self._shared:
+            self._comm.barrier()
         for slot, piece, own in self._mine():
             state: dict[str, Tensor] = {}
             for key in reader.states(slot.name):

@@ -78,11 +78,12 @@ def _memory(held: dict[str, int], config: FitConfig, run: Run, ranks: int) -> di
     """What the rank with the most holds, beside what the formula says."""
     slots = slots_of(run.model, None)
     state = state_bytes(maker(config.optimizer, config.lr, config.optimizer_options), slots)
+    shared = bool(config.strategy_options.get("share_params"))
     count = sum(parameter.numel() for parameter in run.model.parameters())
     return {
         "bytes_per_rank": held,
         "bytes_per_parameter": sum(held.values()) / count,
-        "formula": per_parameter(config.strategy, ranks, slots, state),
+        "formula": per_parameter(config.strategy, ranks, slots, state, shared=shared),
     }
 
 

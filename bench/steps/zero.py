@@ -1,4 +1,5 @@
-"""The trainer's Zero, stages 1 and 2. Options: a codec, and `overlap=on`, `overlap=off` or `overlap=auto`."""
+"""The trainer's Zero, stages 1 and 2. Options: a codec; `overlap=on`, `overlap=off` or `overlap=auto`;
+`share`, one copy of the parameters for all ranks."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ class Zero1(Step):
     stage: ClassVar[int] = 1
 
     def __init__(self, options: Sequence[str], workload: Workload, ranks: Ranks) -> None:
-        chosen = parallel_arguments(f"zero{self.stage}", options)
+        others = [option for option in options if option != "share"]
+        chosen = parallel_arguments(f"zero{self.stage}", others) | {"share_params": "share" in options}
         super().__init__((), workload, ranks)
         self._parallel = Zero(
             self.model, ranks.comm, self.optimizer, stage=self.stage, loss_reduction="mean", **chosen

@@ -35,6 +35,8 @@ STAGES: dict[str, dict] = {
     "zero1, overlapping": {"stage": 1, "overlap": "on"},
     "zero2": {"stage": 2},
     "zero2, one buffer": {"stage": 2, "pool": 1},
+    "zero1, shared": {"stage": 1, "share_params": True},
+    "zero2, shared": {"stage": 2, "share_params": True},
 }
 State = dict[str, Tensor]
 

@@ -52,8 +52,9 @@ class Single(Strategy):
         self._optimizer.step()
 
     def memory(self) -> Held:
-        trainable = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
-        return measured(self._model, self._optimizer, sum(parameter.nbytes for parameter in trainable))
+        held = list(self._model.parameters())
+        gradients = sum(parameter.nbytes for parameter in held if parameter.requires_grad)
+        return measured(sum(parameter.nbytes for parameter in held), gradients, self._optimizer)
 
     def state_slices(self) -> Iterator[Slice]:
         return replicated_slices(self._model, self._optimizer, rank=0, size=1)

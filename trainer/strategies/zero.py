@@ -28,6 +28,7 @@ from trainer.parallel import Parallel
 from trainer.sampler import Batch
 from trainer.scatter import ScatterBuckets
 from trainer.shards import Shards
+from trainer.shared_memory import check_shareable
 from trainer.strategy import STRATEGIES, Strategy, Wire
 
 
@@ -52,6 +53,8 @@ class Zero(Parallel):
         stage: 1 keeps buckets for all gradients, and overlaps as DataParallel does. 2 keeps this rank's part
             of them and buckets for `pool` at a time; it reduces from within backward, whatever the overlap.
         pool: of stage 2, the number of buckets that have memory.
+        share_params: one copy of the parameters for all ranks, which are on one node: what an owner writes is
+            everyone's at once. Whoever changes a parameter by hand then changes it for all.
         The rest are DataParallel's.
 
     Raises TrainerError for an optimizer that does not treat each element by itself (LBFGS, Adafactor, Muon),
@@ -66,6 +69,7 @@ class Zero(Parallel):
         *,
         stage: int = 1,
         pool: int = POOL,
+        share_params: bool = False,
         **common: Any,
     ) -> None:
         if stage not in (1, 2):
@@ -77,7 +81,10 @@ class Zero(Parallel):
                 "stage 2 reduces from within backward, to have its memory back: expected overlap auto or on, got off"
             )
         check_elementwise(optimizer)
+        if share_params:
+            check_shareable(comm)
         self._stepped = optimizer
+        self._share_params = share_params
         self._pool = pool if stage == 2 else None
         self._depth = 0  # of steps within steps
         self._gather_wait_s = 0.0
@@ -89,7 +96,7 @@ class Zero(Parallel):
 
     def _make_buckets(self, slots: list[Slot], bucket_bytes: int, codec: str | None) -> GradientBuckets:
         layout = shard_layout([slot.place for slot in slots], self._comm.size, bucket_bytes)
-        self._shards = Shards(self._comm, layout, slots, self._stepped, self._comm.empty)
+        self._shards = Shards(self._comm, layout, slots, self._stepped, shared=self._share_params)
         self._buckets = ScatterBuckets(
             self._comm, layout, codec=codec, launch_when_full=self.overlap, pool=self._pool
         )
@@ -124,7 +131,9 @@ class Zero(Parallel):
                 yield self._shards.slots[piece.slot].name, own.grad
 
     def memory(self) -> Held:
-        return measured(self._model, self._stepped, self._bucket_nbytes(), self._shards.padding_nbytes)
+        frozen = [parameter for parameter in self._model.parameters() if not parameter.requires_grad]
+        parameters = self._shards.nbytes + sum(parameter.nbytes for parameter in frozen)
+        return measured(parameters, self._bucket_nbytes(), self._stepped)
 
     def _bucket_nbytes(self) -> int:
         return self._buckets.nbytes
@@ -184,15 +193,26 @@ class Zero(Parallel):
 
 
 @STRATEGIES.register("zero1")
-def zero1(model: nn.Module, comm: Communicator, optimizer: torch.optim.Optimizer, wire: Wire) -> Strategy:
-    return _of_wire(model, comm, optimizer, wire, stage=1)
+def zero1(
+    model: nn.Module,
+    comm: Communicator,
+    optimizer: torch.optim.Optimizer,
+    wire: Wire,
+    share_params: bool = False,
+) -> Strategy:
+    return _of_wire(model, comm, optimizer, wire, stage=1, share_params=share_params)
 
 
 @STRATEGIES.register("zero2")
 def zero2(
-    model: nn.Module, comm: Communicator, optimizer: torch.optim.Optimizer, wire: Wire, pool: int = POOL
+    model: nn.Module,
+    comm: Communicator,
+    optimizer: torch.optim.Optimizer,
+    wire: Wire,
+    pool: int = POOL,
+    share_params: bool = False,
 ) -> Strategy:
-    return _of_wire(model, comm, optimizer, wire, stage=2, pool=pool)
+    return _of_wire(model, comm, optimizer, wire, stage=2, pool=pool, share_params=share_params)
 
 
 def _of_wire(
