@@ -18,7 +18,7 @@ from torch import Tensor
 from pycomm import Communicator, trace_span
 from trainer import streams
 from trainer.checkpoint.resuming import find
-from trainer.checkpoint.saving import Saver, remove_partial
+from trainer.checkpoint.saving import Saver, tidy
 from trainer.checkpoint.stored import FOLDER, Checkpoint
 from trainer.config import CONFIG_FILE, FitConfig
 from trainer.divergence import LastGood, StepLoss, check_gradients
@@ -156,7 +156,8 @@ def _begin(
         for name in (FINAL, BEST, LAST_GOOD, SUMMARY_FILE):
             with writing(config.out / name):
                 (config.out / name).unlink(missing_ok=True)
-        remove_partial(config.out / FOLDER)
+        if config.save_every:
+            tidy(config.out / FOLDER, config.keep)
         if checkpoint is not None and checkpoint.best is not None:
             with replacing(config.out / BEST) as path:
                 shutil.copyfile(checkpoint.best, path)

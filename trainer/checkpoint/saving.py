@@ -37,7 +37,7 @@ from trainer.checkpoint.stored import (
     write_part,
 )
 from trainer.errors import CollectiveError, StoppedError, TrainerError
-from trainer.files import first_message, on_rank_0, writing
+from trainer.files import first_message, on_rank_0, to_disk, writing
 from trainer.weights import BEST
 
 
@@ -177,7 +177,10 @@ class Saver:
     def _begin(self, partial: Path) -> None:
         """Rank 0's: an empty folder, and in it the best weights, before better ones replace them."""
         with writing(partial):
-            partial.mkdir(parents=True, exist_ok=True)
+            if not self._folder.exists():
+                self._folder.mkdir()
+                to_disk(self._out)
+            partial.mkdir()
             best = self._out / BEST
             if best.exists():
                 try:
@@ -202,23 +205,22 @@ class Saver:
             records = [*records, {"file": BEST, "slices": [], **fingerprint(partial / BEST)}]
         self._sync_metrics()
         publish(folder_of(self._folder, pending.step), pending.facts, records)
-        for old in list(saved(self._folder).values())[: -self._keep]:
-            remove(old)
+        _prune(self._folder, self._keep)
 
 
-def remove(folder: Path) -> None:
-    """A checkpoint is there as a whole or not at all, also while it is being removed."""
-    partial = folder if folder.name.endswith(PARTIAL) else folder.with_name(folder.name + PARTIAL)
-    with writing(folder):
-        if partial != folder:
-            folder.rename(partial)
-        shutil.rmtree(partial)
-
-
-def remove_partial(folder: Path) -> None:
-    """Removes what runs that were killed have left. Nobody may be saving."""
+def tidy(folder: Path, keep: int) -> None:
+    """Removes what a run that was killed has left there. Nobody may be saving. Raises TrainerError."""
     for path in folder.glob(f"*{PARTIAL}"):
-        remove(path)
+        with writing(path):
+            shutil.rmtree(path)
+    _prune(folder, keep)
+
+
+def _prune(folder: Path, keep: int) -> None:
+    """An old checkpoint, too, is there as a whole or not at all."""
+    for old in list(saved(folder).values())[:-keep]:
+        with writing(old):
+            shutil.rmtree(old.rename(old.with_name(old.name + PARTIAL)))
 
 
 def _gather(record: Record, comm: Communicator) -> list[Record]:
