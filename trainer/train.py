@@ -86,7 +86,8 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
             if validation.improved:
                 on_rank_0(comm, partial(run.save, config.out / BEST, step))
             if saver.due(step, last=validation.ended is not None):
-                saver.save(step, strategy.state_slices(), run.facts(config, step))
+                with trace_span("save", step=step):
+                    saver.save(step, strategy.state_slices(), run.facts(config, step))
             if validation.ended:
                 strategy.close()
                 row |= validation.test(step)

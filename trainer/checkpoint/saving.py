@@ -145,22 +145,25 @@ class Saver:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if isinstance(error, StoppedError) and self._every:  # all ranks are here
+            if isinstance(error, CollectiveError) and self._every:  # all ranks are here
                 self._settle(error)
         finally:
             self._worker.shutdown(wait=error is None, cancel_futures=True)
 
-    def _settle(self, error: StoppedError) -> None:
+    def _settle(self, error: CollectiveError) -> None:
         """What is being saved is as good as it was before the error, which may be about just that. The error
         then says what the last checkpoint is."""
         said = [str(error)]
         try:
-            self.finish(error.step)
+            self.finish(0)
         except StoppedError as other:
             said += [str(other)] * (str(other) not in said[0])
         kept = list(saved(self._folder).values())
         said.append(f"the last checkpoint is {kept[-1]}" if kept else "there is no checkpoint")
-        raise type(error)("; ".join(said), error.step) from error
+        text = "; ".join(said)
+        if isinstance(error, StoppedError):
+            raise type(error)(text, error.step) from error
+        raise CollectiveError(text) from error
 
     def _outcome(self) -> str:
         """What failed; "" if nothing did. Blocks until what was begun has ended, on all ranks."""
