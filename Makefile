@@ -25,7 +25,7 @@ attempt = $(1) || { echo "make: installing failed, see above; it needs a package
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help train test seeds check bench build compile format tidy asan ubsan tsan sanitize stubs clean distclean \
+.PHONY: help train test seeds resume-grid chaos-checkpoint check bench build compile format tidy asan ubsan tsan sanitize stubs clean distclean \
   tests-compile check-format check-lint check-types check-layers check-stubs
 
 help: ## this list
@@ -43,6 +43,13 @@ test: $(VENV)/.dev compile tests-compile ## set up, build, run all tests
 
 seeds: $(VENV)/.dev compile ## worked examples with known numbers: a table of expected and found
 	$(RUN) -m pytest tests/seeds $(PYTEST)
+
+resume-grid: $(VENV)/.dev compile ## runs saved on 1 to 4 ranks, resumed on 1 to 4: all pairs, of which `make test` takes some
+	PYCOMM_RESUME_GRID=all $(RUN) -m pytest tests/trainer/test_resume.py $(PYTEST)
+
+chaos-checkpoint: $(VENV)/.dev compile ## kills at each of a run's calls to the file system, and jobs with SIGKILL (minutes)
+	PYCOMM_KILL_POINTS=all $(RUN) -m pytest tests/trainer/test_checkpoint_saving.py -k killed --timeout 900 $(PYTEST)
+	$(RUN) -m tests.trainer.chaos_checkpoint --kills 20
 
 check: check-format check-lint check-types check-layers check-stubs ## formatters, linters, types, layers, stubs
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from pycomm import Communicator, trace_span
 from trainer import streams
 from trainer.checkpoint.resuming import find
-from trainer.checkpoint.saving import Saver, remove_partial
+from trainer.checkpoint.saving import Saver, tidy
 from trainer.checkpoint.stored import FOLDER, Checkpoint
 from trainer.config import CONFIG_FILE, FitConfig
 from trainer.divergence import LastGood, StepLoss, check_gradients
@@ -92,7 +92,8 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
             if validation.improved:
                 on_rank_0(comm, partial(run.save, config.out / BEST, step))
             if saver.due(step, last=validation.ended is not None):
-                saver.save(step, strategy.state_slices(), run.facts(config, step))
+                with trace_span("save", step=step):
+                    saver.save(step, strategy.state_slices(), run.facts(config, step))
             if validation.ended:
                 held = most(strategy.memory(), comm)
                 strategy.close()
@@ -163,7 +164,8 @@ def _begin(
         for name in (FINAL, BEST, LAST_GOOD, SUMMARY_FILE):
             with writing(config.out / name):
                 (config.out / name).unlink(missing_ok=True)
-        remove_partial(config.out / FOLDER)
+        if config.save_every:
+            tidy(config.out / FOLDER, config.keep)
         if checkpoint is not None and checkpoint.best is not None:
             with replacing(config.out / BEST) as path:
                 shutil.copyfile(checkpoint.best, path)

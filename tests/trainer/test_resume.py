@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -34,9 +35,10 @@ CASES: dict[str, dict[str, Any]] = {
     "step": {"optimizer": "adamw", "schedule": "step", "schedule_options": {"every": 2, "gamma": 0.7}},
     "patience": {**MOMENTUM, "eval_every": 1, "patience": 30, "tolerance": 0.5},
 }
-# By pairs of ranks: all of them by `make resume-grid`, three here.
-GRID = [(saving, going_on) for saving in SIZES for going_on in SIZES if saving != going_on]
-SAMPLE = GRID if os.environ.get("PYCOMM_RESUME_GRID") == "all" else [(1, 3), (4, 2), (3, 4)]
+# Ranks before and after: all of them by `make resume-grid`, some here.
+ALL = os.environ.get("PYCOMM_RESUME_GRID") == "all"
+OTHERS = [(saving, going_on) for saving in SIZES for going_on in SIZES if saving != going_on]
+AS_MANY, OTHERS = (SIZES, OTHERS) if ALL else ([1, 3], [(1, 3), (4, 2), (3, 4)])
 
 
 def train(size: int, out: Path, **options: Any) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def interrupted(whole: Path, out: Path, step: int) -> Path:
     return out
 
 
-@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("size", AS_MANY)
 @pytest.mark.parametrize("case", CASES)
 def test_on_as_many_ranks_every_bit_is_that_of_the_uninterrupted_run(
     case: str, size: int, tmp_path: Path
@@ -85,7 +87,7 @@ def test_on_as_many_ranks_every_bit_is_that_of_the_uninterrupted_run(
         assert list(saved(out / "checkpoints")) == [5, 10, 13]
 
 
-@pytest.mark.parametrize(("saving", "going_on"), SAMPLE)
+@pytest.mark.parametrize(("saving", "going_on"), OTHERS)
 @pytest.mark.parametrize("case", ["momentum", "adam"])
 def test_on_other_ranks_it_is_the_same_up_to_rounding(
     case: str, saving: int, going_on: int, tmp_path: Path
@@ -100,7 +102,7 @@ def test_on_other_ranks_it_is_the_same_up_to_rounding(
     )
     same = load_file(tmp_path / "whole" / "model.safetensors")
     for name, tensor in load_file(out / "model.safetensors").items():
-        assert tensor.tolist() == pytest.approx(same[name].tolist(), rel=1e-6)
+        torch.testing.assert_close(tensor, same[name], rtol=1e-6, atol=0)
 
 
 def test_what_only_says_how_to_compute_may_change(tmp_path: Path) -> None:
@@ -133,7 +135,7 @@ def test_more_steps_are_those_of_a_longer_run(tmp_path: Path) -> None:
     options = {**MOMENTUM, "eval_every": 1, "schedule": "cosine", "warmup_steps": 2}
     shorter = train(2, tmp_path / "run", **options, steps=10)
     grown = train(2, tmp_path / "run", **options, steps=STEPS, resume="auto")
-    assert shorter["steps"], grown["steps"] == (10, STEPS)
+    assert (shorter["steps"], grown["steps"]) == (10, STEPS)
     assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, STEPS + 1))
     train(2, tmp_path / "whole", **options)
     assert rows(tmp_path / "run")[10:] != rows(tmp_path / "whole")[10:]  # the first 10 had other rates
@@ -148,7 +150,7 @@ def test_more_epochs_of_a_constant_rate_are_the_longer_run(tmp_path: Path) -> No
     train(2, tmp_path / "run", **options, epochs=2, resume="auto")
     train(2, tmp_path / "whole", **options, epochs=2)
     again = rows(tmp_path / "run")
-    assert again[9].pop("eval", None) is not None  # it was the last step once
+    assert again[7].pop("eval", None) is not None  # it was the last step once
     assert again == rows(tmp_path / "whole")
 
 

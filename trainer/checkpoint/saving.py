@@ -37,7 +37,7 @@ from trainer.checkpoint.stored import (
     write_part,
 )
 from trainer.errors import CollectiveError, StoppedError, TrainerError
-from trainer.files import first_message, on_rank_0, writing
+from trainer.files import first_message, on_rank_0, to_disk, writing
 from trainer.weights import BEST
 
 
@@ -145,22 +145,25 @@ class Saver:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if isinstance(error, StoppedError) and self._every:  # all ranks are here
+            if isinstance(error, CollectiveError) and self._every:  # all ranks are here
                 self._settle(error)
         finally:
             self._worker.shutdown(wait=error is None, cancel_futures=True)
 
-    def _settle(self, error: StoppedError) -> None:
+    def _settle(self, error: CollectiveError) -> None:
         """What is being saved is as good as it was before the error, which may be about just that. The error
         then says what the last checkpoint is."""
         said = [str(error)]
         try:
-            self.finish(error.step)
+            self.finish(0)
         except StoppedError as other:
             said += [str(other)] * (str(other) not in said[0])
         kept = list(saved(self._folder).values())
         said.append(f"the last checkpoint is {kept[-1]}" if kept else "there is no checkpoint")
-        raise type(error)("; ".join(said), error.step) from error
+        text = "; ".join(said)
+        if isinstance(error, StoppedError):
+            raise type(error)(text, error.step) from error
+        raise CollectiveError(text) from error
 
     def _outcome(self) -> str:
         """What failed; "" if nothing did. Blocks until what was begun has ended, on all ranks."""
@@ -177,7 +180,10 @@ class Saver:
     def _begin(self, partial: Path) -> None:
         """Rank 0's: an empty folder, and in it the best weights, before better ones replace them."""
         with writing(partial):
-            partial.mkdir(parents=True, exist_ok=True)
+            if not self._folder.exists():
+                self._folder.mkdir()
+                to_disk(self._out)
+            partial.mkdir()
             best = self._out / BEST
             if best.exists():
                 try:
@@ -202,23 +208,22 @@ class Saver:
             records = [*records, {"file": BEST, "slices": [], **fingerprint(partial / BEST)}]
         self._sync_metrics()
         publish(folder_of(self._folder, pending.step), pending.facts, records)
-        for old in list(saved(self._folder).values())[: -self._keep]:
-            remove(old)
+        _prune(self._folder, self._keep)
 
 
-def remove(folder: Path) -> None:
-    """A checkpoint is there as a whole or not at all, also while it is being removed."""
-    partial = folder if folder.name.endswith(PARTIAL) else folder.with_name(folder.name + PARTIAL)
-    with writing(folder):
-        if partial != folder:
-            folder.rename(partial)
-        shutil.rmtree(partial)
-
-
-def remove_partial(folder: Path) -> None:
-    """Removes what runs that were killed have left. Nobody may be saving."""
+def tidy(folder: Path, keep: int) -> None:
+    """Removes what a run that was killed has left there. Nobody may be saving. Raises TrainerError."""
     for path in folder.glob(f"*{PARTIAL}"):
-        remove(path)
+        with writing(path):
+            shutil.rmtree(path)
+    _prune(folder, keep)
+
+
+def _prune(folder: Path, keep: int) -> None:
+    """An old checkpoint, too, is there as a whole or not at all."""
+    for old in list(saved(folder).values())[:-keep]:
+        with writing(old):
+            shutil.rmtree(old.rename(old.with_name(old.name + PARTIAL)))
 
 
 def _gather(record: Record, comm: Communicator) -> list[Record]:
