@@ -79,11 +79,15 @@ if comm.rank == 0:
 """
 
 
-def test_a_rank_that_is_late_in_backward_changes_no_bit(environment: dict[str, str]) -> None:
+def test_a_rank_that_is_late_in_backward_changes_no_bit(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     """Over processes. Had the other one stepped early, the late one would go back through other weights."""
 
     def digest(how: str) -> str:
-        command = [sys.executable, "-m", "pycomm.launch", "-n", "2", "--", sys.executable, "-c", PROGRAM, how]
+        program = tmp_path / "program.py"
+        program.write_text(PROGRAM)
+        command = [sys.executable, "-m", "pycomm.launch", "-n", "2", str(program), how]
         finished = subprocess.run(
             command, capture_output=True, text=True, timeout=60, env=environment, check=False
         )
