@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 import pycomm
 from bench import output
 from bench.facts import facts
-from bench.options import Parser, build, names
+from bench.memory import Peak
+from bench.options import Parser, build, names, split
 from bench.output import Row
 from bench.ranks import Ranks
 from bench.timing import Budget, Contender, measure, percentiles
 
 if TYPE_CHECKING:
     from bench.steps import Step
+    from bench.workloads import Workload
 
 TURN_S = 0.5
 
@@ -33,7 +35,6 @@ def main(arguments: Sequence[str]) -> int:
     # torch comes after pycomm.init(), which would warn of its threads.
     import torch
 
-    from bench.steps import STEPS
     from bench.workloads import workload
 
     torch.set_num_threads(1)
@@ -44,8 +45,10 @@ def main(arguments: Sequence[str]) -> int:
     result = facts("training", arguments, ranks) | {"rows": []}
     for load in workloads:
         with parser.reporting():
-            steps = build(STEPS, options.impl, load, ranks)
+            steps, peaks = begin(options.impl, load, ranks)
         rows = measure_steps(load.name, steps, ranks, budget)
+        for row in rows:
+            row |= {"optimizer": options.optimizer, "peak_mb": peaks[row["impl"]]}
         result["rows"] += rows
         for step in reversed(steps.values()):
             step.close()
@@ -56,10 +59,27 @@ def main(arguments: Sequence[str]) -> int:
     return int(any(row["equal"] is False for row in result["rows"]))
 
 
+def begin(chosen: str, load: Workload, ranks: Ranks) -> tuple[dict[str, Step], dict[str, float]]:
+    """The implementations, each after its first two steps, and the memory in MB that these took at their
+    height beyond what was there, the mean over ranks. Collective."""
+    from bench.steps import STEPS
+
+    steps: dict[str, Step] = {}
+    peaks: dict[str, float] = {}
+    for item in names(chosen):
+        STEPS.factory(split(item)[0])
+    for item in names(chosen):
+        ranks.barrier()
+        with Peak() as peak:
+            steps |= build(STEPS, item, load, ranks)
+            for _ in range(2):
+                steps[item]()
+        peaks[item] = sum(ranks.gather(peak.nbytes)) / ranks.size / 1e6
+    return steps, peaks
+
+
 def measure_steps(model: str, steps: dict[str, Step], ranks: Ranks, budget: Budget) -> list[Row]:
     """A row for each implementation. Collective."""
-    for step in steps.values():
-        step()
     times = measure([Contender(name, step) for name, step in steps.items()], ranks, budget)
     return [
         {

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 from bench import gloo
@@ -26,6 +25,8 @@ class DdpGloo(Step):
         gloo.start(ranks)
         self.model = DistributedDataParallel(self.model, gradient_as_bucket_view="view" in options)
         if "zeroredundancy" in options:
+            from torch.distributed.optim import ZeroRedundancyOptimizer  # warns; only where it is wanted
+
             make, settings = workload.optimizer_class
             self.optimizer = ZeroRedundancyOptimizer(self.model.parameters(), make, **settings)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from bench import gloo
 from bench.ranks import Ranks
@@ -17,6 +15,9 @@ from bench.workloads import Workload
 @STEPS.register("fsdp2-gloo")
 class Fsdp2Gloo(Step):
     def __init__(self, options: Sequence[str], workload: Workload, ranks: Ranks) -> None:
+        from torch.distributed.device_mesh import init_device_mesh  # slow to load
+        from torch.distributed.fsdp import fully_shard
+
         super().__init__(options, workload, ranks)
         gloo.start(ranks)
         mesh = init_device_mesh("cpu", (ranks.size,))
@@ -27,7 +28,7 @@ class Fsdp2Gloo(Step):
         self.optimizer = workload.optimizer(self.model.parameters())
 
     def parameters(self) -> Iterable[Tensor]:
-        return [parameter.full_tensor() for parameter in self.model.parameters()]
+        return [parameter.full_tensor() for parameter in self.model.parameters()]  # type: ignore[operator]
 
     def close(self) -> None:
         gloo.stop()
