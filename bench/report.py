@@ -119,8 +119,8 @@ def _training(result: Row) -> list[str]:
         lines += [f"RANKS DIFFER after {', '.join(unequal)}.", ""] if unequal else []
     return [
         *lines,
-        "Times: median (p5 to p95) of the worst rank. MB: per rank at the height of the first two steps, model "
-        "and optimizer included. Other columns: times as long as the one named.",
+        "Times: median (p5 to p95) of the worst rank. MB: per rank at the height of the first two steps, "
+        "model and optimizer included. Other columns: times as long as the one named.",
     ]
 
 

@@ -1,8 +1,9 @@
 """`python -m bench training`: whole training steps, with and without communication, interleaved in one run.
 
 Every implementation trains its own copy of the same model on the same batches, with one optimizer and one
-compute thread. A step's time is that of the worst rank. `none` is the same processes at once without communication:
-no hooks, no buckets. Copies that must stay equal over ranks are compared, bit by bit, when the time is up.
+compute thread. A step's time is that of the worst rank. `none` is the same processes at once without
+communication: no hooks, no buckets. Copies that must stay equal over ranks are compared, bit by bit, when the
+time is up.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from torch.nn import functional
 from bench.errors import BenchError
 from trainer.models import MODELS
 
-
 SGD = (torch.optim.SGD, {"lr": 0.01})
 OPTIMIZERS = {"sgd": SGD, "adam": (torch.optim.Adam, {"lr": 0.001, "fused": True})}
 

@@ -13,7 +13,9 @@ STABILITY = 1e-6  # torch.nn.utils.clip_grad_norm_'s
 
 
 def clip(
-    gradients: Iterable[Tensor], max_norm: float, over_ranks: Callable[[float], float] = lambda squares: squares
+    gradients: Iterable[Tensor],
+    max_norm: float,
+    over_ranks: Callable[[float], float] = lambda squares: squares,
 ) -> float:
     """Scales gradients in place so that their common norm is at most `max_norm`; returns what it was.
 

@@ -16,7 +16,6 @@ from functools import cache
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 import pycomm
 from pycomm.buckets import layout

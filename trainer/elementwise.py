@@ -1,8 +1,8 @@
 """Whether an optimizer may step on slices of parameters: whether it treats every element by itself.
 
-SGD, Adagrad, Adam, AdamW, RMSprop, NAdam, RAdam and the like do. Those that look at a whole parameter (norms of
-it, rows and columns, its number of dimensions) do not: Adafactor, Muon, LBFGS, LAMB. It is found by trial,
-so that it holds for optimizers of any origin.
+SGD, Adagrad, Adam, AdamW, RMSprop, NAdam, RAdam and the like do. Those that look at a whole parameter
+(norms of it, rows and columns, its number of dimensions) do not: Adafactor, Muon, LBFGS, LAMB. It is found
+by trial, so that it holds for optimizers of any origin.
 """
 
 from __future__ import annotations
@@ -71,9 +71,10 @@ def _like(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> torch.opti
     own = {
         name: value
         for name, value in vars(optimizer).items()
-        if name not in ("state", "param_groups") and not name.startswith("_optimizer_") and not callable(value)
+        if name not in ("state", "param_groups")
+        and not name.startswith("_optimizer_")
+        and not callable(value)
     }
     vars(trial).update(copy.deepcopy(own))
     trial.__setstate__({"state": defaultdict(dict), "param_groups": [group]})
     return trial
-

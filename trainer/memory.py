@@ -79,7 +79,9 @@ def per_parameter(
     have one copy of the parameters."""
     if strategy not in STRATEGIES:
         return None
-    gradient_ranks, state_ranks = {"data_parallel": (1, 1), "zero1": (1, ranks), "zero2": (ranks, ranks)}[strategy]
+    gradient_ranks, state_ranks = {"data_parallel": (1, 1), "zero1": (1, ranks), "zero2": (ranks, ranks)}[
+        strategy
+    ]
     total = sum(
         slot.parameter.nbytes * (1 / (ranks if shared else 1) + 1 / gradient_ranks)
         + slot.parameter.numel() * state_bytes[slot.parameter.dtype] / state_ranks
@@ -88,7 +90,9 @@ def per_parameter(
     return total / sum(slot.parameter.numel() for slot in slots)
 
 
-def state_bytes(make: Callable[[Iterable[Tensor]], torch.optim.Optimizer], slots: Sequence[Slot]) -> StateBytes:
+def state_bytes(
+    make: Callable[[Iterable[Tensor]], torch.optim.Optimizer], slots: Sequence[Slot]
+) -> StateBytes:
     """What one step leaves in the state of such an optimizer, made for a small parameter of each dtype."""
     found = {}
     for dtype in {slot.parameter.dtype for slot in slots}:

@@ -78,7 +78,7 @@ class Parallel(Strategy):
     def _make_buckets(self, slots: list[Slot], bucket_bytes: int, codec: str | None) -> GradientBuckets:
         """Called once, when all ranks have the same parameters."""
 
-    def _reduced(self, used: list[bool]) -> None:  # noqa: B027
+    def _reduced(self, used: list[bool]) -> None:
         """Called when the gradients of a round are reduced; `used`: by slot, whether any rank had one."""
 
     @property

@@ -23,7 +23,8 @@ class ScatterBuckets:
     launch_when_full: reduce each bucket as soon as it and those before it are full, from within `put`; else
     flush() starts all. pool: how many buckets have memory at a time, if there are more. Full buckets have to
     be launched then, `put` waits where it needs the memory of one in flight, and reductions go to memory
-    apart; else they end in place. nbytes: what all of this takes. Not thread-safe. Launches are collective: every rank makes them in the same order.
+    apart; else they end in place. nbytes: what all of this takes. Not thread-safe. Launches are collective:
+    every rank makes them in the same order.
     """
 
     def __init__(

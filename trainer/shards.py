@@ -54,8 +54,8 @@ class Shards:
         outside = [slot.name for slot in slots if slot.group == len(optimizer.param_groups)]
         if outside:
             raise TrainerError(
-                f"{outside[0]} requires a gradient and is not in the optimizer (one of {len(outside)}): nobody "
-                "would update it; add it, or set requires_grad to False"
+                f"{outside[0]} requires a gradient and is not in the optimizer (one of {len(outside)}): "
+                "nobody would update it; add it, or set requires_grad to False"
             )
         self._comm = comm
         self._layout = layout
@@ -149,8 +149,8 @@ class Shards:
                         yield Slice(name, tuple(value.shape), 0, value.reshape(-1))
                 elif value is not None:
                     raise TrainerError(
-                        f"checkpoints hold tensors: {type(self._optimizer).__name__} keeps {key} of {slot.name} "
-                        f"as {type(value).__name__}"
+                        f"checkpoints hold tensors: {type(self._optimizer).__name__} keeps {key} of "
+                        f"{slot.name} as {type(value).__name__}"
                     )
         sharded = {MODEL + slot.name for slot in self.slots if slot.parameter.numel()}
         rest = {name: tensor for name, tensor in model_tensors(model).items() if name not in sharded}

@@ -26,7 +26,7 @@ def check_shareable(comm: Communicator) -> None:
     """Raises TrainerError unless all ranks are on one node."""
     if comm.local_size != comm.size:
         raise TrainerError(
-            f"sharing parameters: expected all {comm.size} ranks on one node, got {comm.local_size} of them here"
+            f"sharing parameters: expected all {comm.size} ranks on one node, got {comm.local_size} here"
         )
 
 
@@ -44,7 +44,9 @@ def shared_zeros(comm: Communicator, count: int, dtype: torch.dtype) -> Tensor:
             os.truncate(descriptor, nbytes + TOKEN_BYTES)
             os.pwrite(descriptor, token.tobytes(), nbytes)
         where = comm.broadcast(np.array([os.getpid(), descriptor]), root=0)
-        mapped = on_every_rank(comm, lambda: _map(Path(f"/proc/{where[0]}/fd/{where[1]}"), nbytes, token.tobytes()))
+        mapped = on_every_rank(
+            comm, lambda: _map(Path(f"/proc/{where[0]}/fd/{where[1]}"), nbytes, token.tobytes())
+        )
     finally:
         if descriptor >= 0:
             os.close(descriptor)

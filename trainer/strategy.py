@@ -84,8 +84,8 @@ class Strategy(ABC):
                 yield name, parameter.grad
 
     def clip_grad_norm_(self, max_norm: float) -> float:
-        """Scales the gradients of all ranks, combined first, so that their norm is at most `max_norm`; returns
-        what it was. A norm that is not finite changes nothing. Collective, blocks.
+        """Combines the gradients of all ranks and scales them to a norm of at most `max_norm`; returns what
+        it was. A norm that is not finite changes nothing. Collective, blocks.
 
         Raises TrainerError where a strategy does not say what that is.
         """

@@ -1,4 +1,4 @@
-"""torch's FSDP2 (`fully_shard`) on gloo: parameters, gradients and optimizer state sharded, block by block."""
+"""torch's FSDP2 (`fully_shard`) on gloo: parameters, gradients and optimizer state sharded by block."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Fsdp2Gloo(Step):
         self.optimizer = workload.optimizer(self.model.parameters())
 
     def parameters(self) -> Iterable[Tensor]:
-        return [parameter.full_tensor() for parameter in self.model.parameters()]  # type: ignore[operator]
+        return [parameter.full_tensor() for parameter in self.model.parameters()]  # type: ignore[attr-defined]
 
     def close(self) -> None:
         gloo.stop()

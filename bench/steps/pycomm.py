@@ -20,4 +20,3 @@ class Pycomm(Step):
 
     def close(self) -> None:
         self._parallel.close()
-

@@ -471,7 +471,10 @@ def test_ranks_that_drift_apart_are_found(alone: Ranks) -> None:
             ["--model", "mlp", "--impl", "pycomm:overlap=maybe"],
             "pycomm: expected overlap=on|off|auto or a codec (",
         ),
-        (["--model", "mlp", "--impl", "ddp-gloo:fast"], "ddp-gloo: expected view or zeroredundancy, got fast"),
+        (
+            ["--model", "mlp", "--impl", "ddp-gloo:fast"],
+            "ddp-gloo: expected view or zeroredundancy, got fast",
+        ),
         (["--model", "mlp", "--impl", "none:x"], "takes no options, got x"),
     ],
 )

@@ -71,7 +71,9 @@ def test_memory_is_what_a_run_then_holds(strategy: str, ranks: int, tmp_path: Pa
     assert 0 <= got["optimizer"] - expected["optimizer"] <= share + 4 * 8
     by_ranks = {held["ranks"]: held[strategy] for held in facts["held_by_ranks"]}
     assert by_ranks[ranks] == sum(expected.values())
-    p, g, s = {"data_parallel": (4, 4, 8), "zero1": (4, 4, 8 / ranks), "zero2": (4, 4 / ranks, 8 / ranks)}[strategy]
+    p, g, s = {"data_parallel": (4, 4, 8), "zero1": (4, 4, 8 / ranks), "zero2": (4, 4 / ranks, 8 / ranks)}[
+        strategy
+    ]
     assert memory["formula"] == pytest.approx(p + g + s)
 
 
@@ -96,7 +98,10 @@ def test_the_table_shows_what_json_holds() -> None:
         (["--ranks", "2"], "ranks belongs to dry_run"),
         (["--ranks", "0"], "ranks belongs to dry_run"),
         (["--dry_run", "--ranks", "0"], "ranks: expected 1 or more, got 0"),
-        (["--dry_run", "--strategy", "single"], "knows what data_parallel, zero1, zero2 need, not strategy 'single'"),
+        (
+            ["--dry_run", "--strategy", "single"],
+            "knows what data_parallel, zero1, zero2 need, not strategy 'single'",
+        ),
         (["--dry_run", "--data", "none"], "no data 'none'"),
         (["--dry_run=xml"], "xml"),
         (["--dry_run", "--trace", "t.json"], "trace belongs to a run"),

@@ -1,4 +1,4 @@
-"""Parameters that ranks share: written by owners when all have finished backward, read when all have written."""
+"""Memory that ranks share: owners write when all have finished backward, all read when all have written."""
 
 from __future__ import annotations
 
@@ -79,9 +79,7 @@ if comm.rank == 0:
 """
 
 
-def test_a_rank_that_is_late_in_backward_changes_no_bit(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_rank_that_is_late_in_backward_changes_no_bit(environment: dict[str, str], tmp_path: Path) -> None:
     """Over processes. Had the other one stepped early, the late one would go back through other weights."""
 
     def digest(how: str) -> str:

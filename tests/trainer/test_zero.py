@@ -48,7 +48,11 @@ def wide_model() -> nn.Module:
 
 
 def trained(
-    kind: type[DataParallel] | type[Zero], size: int, optimizer: str, make: Callable = wide_model, **options: object
+    kind: type[DataParallel] | type[Zero],
+    size: int,
+    optimizer: str,
+    make: Callable = wide_model,
+    **options: object,
 ) -> list[State]:
     """The parameters of all ranks after some steps with clipping and a schedule."""
     original = make()
@@ -123,7 +127,7 @@ def test_where_sums_have_one_order_bits_are_those_of_data_parallel(
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_codecs_and_a_rank_without_samples(stage: str) -> None:
-    """Rank 2 of three alone has samples; in fp16 the ranks still end equal, which leaving the block checks."""
+    """Rank 2 of three alone has samples; in fp16 too all end equal, which leaving the block checks."""
 
     def rank(comm: Communicator) -> State:
         model = small_model_copy()
@@ -222,7 +226,9 @@ def test_a_run_of_fit_is_that_of_one_process(strategy: str, size: int, tmp_path:
         )  # fmt: skip
         run_threads(ranks, lambda comm: fit(config, comm))
         rows = read_rows(tmp_path / name / "metrics.jsonl")
-        return [row["loss"] for row in rows] + [row["validation"]["loss"] for row in rows if "validation" in row]
+        return [row["loss"] for row in rows] + [
+            row["validation"]["loss"] for row in rows if "validation" in row
+        ]
 
     pytest.importorskip("mlxtend")
     assert losses(strategy, size) == pytest.approx(losses("single", 1), rel=1e-5)
@@ -233,5 +239,7 @@ def test_a_loss_that_is_not_finite_ends_all_ranks_before_the_update(tmp_path: Pa
         data="linear", model="linear", strategy="zero1", steps=400, global_batch=40, optimizer="sgd", lr=9.0,
         threads=1, out=tmp_path,
     )  # fmt: skip
-    with pytest.raises(TrainerError, match=r"(the loss|the gradient).*last_good.safetensors has the parameters"):
+    with pytest.raises(
+        TrainerError, match=r"(the loss|the gradient).*last_good.safetensors has the parameters"
+    ):
         run_threads(3, lambda comm: fit(config, comm))

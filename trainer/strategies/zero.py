@@ -78,7 +78,8 @@ class Zero(Parallel):
             raise TrainerError(f"pool: expected 1 bucket or more, got {pool}")
         if stage == 2 and common.get("overlap") == "off":
             raise TrainerError(
-                "stage 2 reduces from within backward, to have its memory back: expected overlap auto or on, got off"
+                "stage 2 reduces from within backward, to have its memory back: expected overlap auto or on, "
+                "got off"
             )
         check_elementwise(optimizer)
         if share_params:
@@ -89,8 +90,10 @@ class Zero(Parallel):
         self._depth = 0  # of steps within steps
         self._gather_wait_s = 0.0
         super().__init__(model, comm, optimizer, **common)
-        self._model_hooks = [module.register_forward_pre_hook(self._before_module) for module in model.modules()]
-        self._model_hooks.append(model.register_state_dict_pre_hook(self._before_module))
+        self._model_hooks = [
+            module.register_forward_pre_hook(self._before_module) for module in model.modules()
+        ]
+        self._model_hooks.append(model.register_state_dict_pre_hook(self._before_module))  # type: ignore[no-untyped-call]
         # There is no hook for this; the gradients to clear are not those of the slices.
         optimizer.zero_grad = self._clear  # type: ignore[method-assign]
 
@@ -146,8 +149,8 @@ class Zero(Parallel):
         self._shards.load(self._model, reader)
 
     def close(self) -> None:
-        """The model's parameters are everyone's, hooks are gone, and the optimizer has whole parameters again,
-        without state. Blocks."""
+        """Blocks until parameters are everyone's; removes all hooks, and the optimizer has whole parameters
+        again, without state."""
         self.wait()
         super().close()
 
