@@ -29,6 +29,7 @@ from trainer.sampler import Batch
 from trainer.state import broadcast, check_equal, parameters_sha256, ranks_that_differ, state_sha256
 from trainer.strategy import Overlap, Strategy
 
+LossReduction = Literal["mean", "sum"]
 P = TypeVar("P", bound="Parallel")
 
 
@@ -42,7 +43,7 @@ class Parallel(Strategy):
         comm: Communicator,
         optimizer: torch.optim.Optimizer | None = None,
         *,
-        loss_reduction: Literal["mean", "sum"] = "mean",
+        loss_reduction: LossReduction = "mean",
         global_count: int | None = None,
         codec: str | None = None,
         overlap: Overlap = "auto",

@@ -37,9 +37,8 @@ class Shards:
     """Moves the parameters of `slots` into flat buffers, and puts slices of them into the optimizer.
 
     `pieces` and `slices` correspond. State that the optimizer had is cut like the parameters. `shared`: all
-    ranks, on one node, have the same buffers. Then owners may step only when every rank has finished its
-    backward, as all have when a round of gradients has ended, and none reads before all have stepped.
-    Collective.
+    ranks, on one node, have the same buffers; then no owner writes before all ranks are in before_step(),
+    and nobody reads before all have come to gather(). Collective.
     """
 
     def __init__(
@@ -89,6 +88,11 @@ class Shards:
         """What the flat buffers take: of those that are shared, this rank's share."""
         return sum(flat.nbytes for flat in self.flat) // (self._comm.size if self._shared else 1)
 
+    def before_step(self) -> None:
+        """Blocks where owners have to wait until nobody reads the parameters any more."""
+        if self._shared:
+            self._comm.barrier()
+
     def gather(self) -> None:
         """Starts to give everyone this rank's parts and to get the others'; does not block.
 
@@ -102,6 +106,11 @@ class Shards:
             self._gathering.append(self._comm.all_gather_async(mine, out=flat))
         # The optimizer changed slices, whose version counters are their own: autograd has to know.
         torch.autograd.graph.increment_version([slot.parameter for slot in self.slots])
+
+    @property
+    def gathering(self) -> bool:
+        """Whether parameters are on their way."""
+        return bool(self._gathering)
 
     def wait(self) -> None:
         """Blocks until all parameters are everyone's."""

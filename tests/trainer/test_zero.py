@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from one_process import COUNT, SIZES, Branches, backward, batch, part, small_model, summed_loss
+from one_process import COUNT, Branches, backward, batch, part, small_model, summed_loss
 from torch import Tensor, nn
 
 from pycomm import Communicator
@@ -87,7 +87,7 @@ def one_process(optimizer: str, make: Callable = wide_model) -> State:
     return model.state_dict()
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [3, 4])
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_steps_are_those_of_data_parallel_and_of_one_process(optimizer: str, stage: str, size: int) -> None:
@@ -96,7 +96,6 @@ def test_steps_are_those_of_data_parallel_and_of_one_process(optimizer: str, sta
     for got in trained(Zero, size, optimizer, **STAGES[stage]):
         for name, value in got.items():
             torch.testing.assert_close(value, alone[name], rtol=1e-4, atol=1e-6)
-            # Two ranks add in one order only, up to the rounding of the norm.
             torch.testing.assert_close(value, whole[name], rtol=1e-5, atol=1e-7)
 
 

@@ -24,12 +24,12 @@ from trainer.errors import TrainerError
 from trainer.gradients import GradientBuckets, Slot
 from trainer.layout import shard_layout
 from trainer.memory import POOL, Held, measured
-from trainer.parallel import Parallel
+from trainer.parallel import LossReduction, Parallel
 from trainer.sampler import Batch
 from trainer.scatter import ScatterBuckets
 from trainer.shards import Shards
 from trainer.shared_memory import check_shareable
-from trainer.strategy import STRATEGIES, Strategy, Wire
+from trainer.strategy import STRATEGIES, Overlap, Strategy, Wire
 
 
 class Zero(Parallel):
@@ -70,13 +70,18 @@ class Zero(Parallel):
         stage: int = 1,
         pool: int = POOL,
         share_params: bool = False,
-        **common: Any,
+        loss_reduction: LossReduction = "mean",
+        global_count: int | None = None,
+        codec: str | None = None,
+        overlap: Overlap = "auto",
+        bucket_bytes: int = 25 << 20,
+        broadcast_buffers: bool = True,
     ) -> None:
         if stage not in (1, 2):
             raise TrainerError(f"stage: expected 1 or 2, got {stage!r}")
         if pool < 1:
             raise TrainerError(f"pool: expected 1 bucket or more, got {pool}")
-        if stage == 2 and common.get("overlap") == "off":
+        if stage == 2 and overlap == "off":
             raise TrainerError(
                 "stage 2 reduces from within backward, to have its memory back: expected overlap auto or on, "
                 "got off"
@@ -89,7 +94,17 @@ class Zero(Parallel):
         self._pool = pool if stage == 2 else None
         self._depth = 0  # of steps within steps
         self._gather_wait_s = 0.0
-        super().__init__(model, comm, optimizer, **common)
+        super().__init__(
+            model,
+            comm,
+            optimizer,
+            loss_reduction=loss_reduction,
+            global_count=global_count,
+            codec=codec,
+            overlap=overlap,
+            bucket_bytes=bucket_bytes,
+            broadcast_buffers=broadcast_buffers,
+        )
         self._model_hooks = [
             module.register_forward_pre_hook(self._before_module) for module in model.modules()
         ]
@@ -172,10 +187,13 @@ class Zero(Parallel):
             own.grad = gradient if used[piece.slot] else None
 
     def _before_module(self, *_: object) -> None:
-        self.wait()
+        if self._shards.gathering:
+            self.wait()
 
     def _before_step(self, *hook: Any) -> None:
         super()._before_step(*hook)
+        if self._depth == 0:
+            self._shards.before_step()
         self._depth += 1
 
     def _after_step(self, *hook: Any) -> None:
