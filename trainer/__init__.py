@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from trainer.models import MODELS as MODELS
     from trainer.prediction import predict as predict
     from trainer.strategies.data_parallel import DataParallel as DataParallel
-    from trainer.strategies.zero import Zero as Zero
     from trainer.strategy import STRATEGIES as STRATEGIES
     from trainer.strategy import Strategy as Strategy
     from trainer.strategy import Wire as Wire
     from trainer.train import fit as fit
+    from trainer.zero import Zero as Zero
 
 _HOME = {
     "DATA": "trainer.data",
@@ -38,7 +38,7 @@ _HOME = {
     "Strategy": "trainer.strategy",
     "TrainerError": "trainer.errors",
     "Wire": "trainer.strategy",
-    "Zero": "trainer.strategies.zero",
+    "Zero": "trainer.zero",
     "fit": "trainer.train",
     "predict": "trainer.prediction",
 }

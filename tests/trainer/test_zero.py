@@ -242,3 +242,31 @@ def test_a_loss_that_is_not_finite_ends_all_ranks_before_the_update(tmp_path: Pa
         TrainerError, match=r"(the loss|the gradient).*last_good.safetensors has the parameters"
     ):
         run_threads(3, lambda comm: fit(config, comm))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "formula"),
+    [
+        ("zero1", {}, 4 + 4 + 2),
+        ("zero2", {}, 4 + 1 + 2),
+        ("zero1", {"share_params": True}, 1 + 4 + 2),
+        ("zero2", {"share_params": True, "pool": 1}, 1 + 1 + 2),
+    ],
+)
+def test_a_run_ends_with_its_memory_beside_the_formula(
+    strategy: str, options: dict, formula: float, tmp_path: Path
+) -> None:
+    config = FitConfig(
+        data="linear", model="mlp", model_options={"hidden": [64, 64, 64, 64]}, strategy=strategy, steps=2,
+        strategy_options=options, global_batch=8, threads=1, out=tmp_path, bucket_mb=0.004,
+    )  # fmt: skip
+    memory = run_threads(4, lambda comm: fit(config, comm))[0]["memory"]
+    assert memory["formula"] == pytest.approx(formula)
+    pool = options.get("pool", 2) * 4 * 65 * 64 * 4 / 12_800 if strategy == "zero2" else 0
+    assert formula <= memory["bytes_per_parameter"] <= 1.15 * formula + pool
+
+
+def test_means_of_ranks_are_not_for_zero(tmp_path: Path) -> None:
+    config = FitConfig(data="linear", model="linear", strategy="zero1", grad_reduction="sum", out=tmp_path)
+    with pytest.raises(TrainerError, match="expected grad_reduction global_mean, got sum"):
+        run_threads(1, lambda comm: fit(config, comm))

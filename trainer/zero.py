@@ -29,7 +29,7 @@ from trainer.sampler import Batch
 from trainer.scatter import ScatterBuckets
 from trainer.shards import Shards
 from trainer.shared_memory import check_shareable
-from trainer.strategy import STRATEGIES, Overlap, Strategy, Wire
+from trainer.strategy import Overlap, Wire
 
 
 class Zero(Parallel):
@@ -213,34 +213,12 @@ class Zero(Parallel):
         self._model.zero_grad(set_to_none)
 
 
-@STRATEGIES.register("zero1")
-def zero1(
-    model: nn.Module,
-    comm: Communicator,
-    optimizer: torch.optim.Optimizer,
-    wire: Wire,
-    share_params: bool = False,
-) -> Strategy:
-    return _of_wire(model, comm, optimizer, wire, stage=1, share_params=share_params)
-
-
-@STRATEGIES.register("zero2")
-def zero2(
-    model: nn.Module,
-    comm: Communicator,
-    optimizer: torch.optim.Optimizer,
-    wire: Wire,
-    pool: int = POOL,
-    share_params: bool = False,
-) -> Strategy:
-    return _of_wire(model, comm, optimizer, wire, stage=2, pool=pool, share_params=share_params)
-
-
-def _of_wire(
+def of_wire(
     model: nn.Module, comm: Communicator, optimizer: torch.optim.Optimizer, wire: Wire, **own: Any
-) -> Strategy:
+) -> Zero:
+    """For `fit`: `own` are Zero's own arguments."""
     if wire.grad_reduction != "global_mean":
-        raise TrainerError(f"zero: expected grad_reduction global_mean, got {wire.grad_reduction}")
+        raise TrainerError(f"Zero: expected grad_reduction global_mean, got {wire.grad_reduction}")
     return Zero(
         model,
         comm,
