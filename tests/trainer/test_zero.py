@@ -262,7 +262,8 @@ def test_a_run_ends_with_its_memory_beside_the_formula(
     )  # fmt: skip
     memory = run_threads(4, lambda comm: fit(config, comm))[0]["memory"]
     assert memory["formula"] == pytest.approx(formula)
-    pool = options.get("pool", 2) * 4 * 65 * 64 * 4 / 12_800 if strategy == "zero2" else 0
+    largest_bucket = config.bucket_mb * 2**20 + 4 * 64 * 64  # one gradient may exceed the size asked for
+    pool = options.get("pool", 2) * largest_bucket / 12_673 if strategy == "zero2" else 0
     assert formula <= memory["bytes_per_parameter"] <= 1.15 * formula + pool
 
 
