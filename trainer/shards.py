@@ -123,7 +123,7 @@ class Shards:
         if self._shared:
             for slot in self.slots:
                 slot.parameter.data = slot.parameter.data.clone()
-        for group, parameters in zip(self._optimizer.param_groups, self._whole, strict=True):
+        for group, parameters in zip(self._optimizer.param_groups, self._whole, strict=False):
             group["params"] = parameters
         for own in self.slices:
             self._optimizer.state.pop(own, None)

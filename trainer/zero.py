@@ -48,6 +48,7 @@ class Zero(Parallel):
     the `with` block it has its parameters back, and the slices' state is gone. From backward on, gradients
     are in buckets and `.grad` is None: nobody has whole ones, so clip by `clip_grad_norm_`. Parameters are
     everyone's again when a forward of any module begins; before reading them otherwise, call `wait()`.
+    `optimizer.state_dict()` has this rank's slices, and a GradScaler would see no more than their gradients.
 
     Args:
         stage: 1 keeps buckets for all gradients, and overlaps as DataParallel does. 2 keeps this rank's part
