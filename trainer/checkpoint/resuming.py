@@ -29,7 +29,8 @@ NONE, AUTO = "none", "auto"
 # Options that may change from run to run: they say only how, where or how long to compute.
 FREE = {
     "strategy", "strategy_options", "codec", "overlap", "bucket_mb", "threads", "device", "out", "plugin",
-    "steps", "epochs", "eval_every", "eval_every_epochs", "patience", "tolerance", "save_every", "keep", "resume",
+    "steps", "epochs", "eval_every", "eval_every_epochs", "patience", "tolerance", "save_every", "keep",
+    "resume",
 }  # fmt: skip
 
 
