@@ -28,7 +28,8 @@ class FitConfig:
         data: name of the data set
         model: name of the model
         strategy: name of the strategy, which decides where and when parameters are updated
-        out: folder for metrics, summary, weights and these options; files of an earlier run are replaced
+        out: folder for metrics, summary, weights and these options; files of an earlier run are replaced, but
+            one with checkpoints is refused, unless it is resumed
         steps: how many optimizer steps (not together with epochs)
         epochs: how many passes over the training data (5 if neither epochs nor steps is given)
         global_batch: samples per step over all ranks (128 if not given; not together with batch_per_rank);

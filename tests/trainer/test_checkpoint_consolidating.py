@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pycomm.testing import run_threads
-from trainer import MODELS, FitConfig, TrainerError, fit
+from trainer import MODELS, FitConfig, PredictConfig, TrainerError, fit, predict
+from trainer.__main__ import main
 from trainer.checkpoint.consolidating import consolidate
 from trainer.weights import load_weights
 
@@ -63,24 +62,28 @@ def test_the_file_is_the_model(size: int, tmp_path: Path) -> None:
     assert load_weights(tmp_path / "out.safetensors", model) == 4
 
 
-def test_the_command_writes_it_and_predict_takes_it(tmp_path: Path, environment: dict[str, str]) -> None:
-    config = FitConfig(data="linear", model="linear", steps=4, save_every=2, threads=1, out=tmp_path / "run")
+def test_the_command_writes_it_and_predict_takes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    config = FitConfig(data="linear", model="linear", steps=4, save_every=2, threads=1, out=run)
     run_threads(2, lambda comm: fit(config, comm))
+    capsys.readouterr()
+    main(["consolidate", str(run / "checkpoints" / "step-000002"), str(run / "early.safetensors")])
+    assert capsys.readouterr().out == f"{run}/early.safetensors: the model after step 2\n"
+    predicting = PredictConfig(run / "early.safetensors", out=tmp_path / "predictions.npy", threads=1)
+    done = run_threads(2, lambda comm: predict(predicting, comm))[0]
+    assert (done["step"], done["count"]) == (2, 200)
 
-    def trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "trainer", *arguments],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
 
-    done = trainer("consolidate", "run/checkpoints/step-000002", "run/early.safetensors")
-    assert (done.returncode, done.stdout) == (0, "run/early.safetensors: the model after step 2\n")
-    predicted = trainer("predict", "--weights", "run/early.safetensors")
-    assert "200 predictions for split test, by run/early.safetensors after step 2" in predicted.stdout
-    refused = trainer("consolidate", "run", "out.safetensors")
-    assert refused.returncode == 2
-    assert "run/index.json does not exist: expected the folder of a checkpoint" in refused.stderr
-    assert not (tmp_path / "out.safetensors").exists()
+def test_the_command_refuses_what_is_no_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["consolidate", str(tmp_path), str(tmp_path / "out.safetensors")])
+    assert ended.value.code == 2
+    assert f"{tmp_path}/index.json does not exist: expected the folder of a" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_with_a_wrong_byte_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

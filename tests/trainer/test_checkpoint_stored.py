@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -18,9 +19,11 @@ from pycomm import Communicator
 from pycomm.testing import run_threads
 from trainer import FitConfig, TrainerError, fit
 from trainer.checkpoint import stored
+from trainer.checkpoint.resuming import FREE, kept_options
 from trainer.checkpoint.slices import Slice
 from trainer.checkpoint.stored import Checkpoint, last_good, publish, saved, write_part
 from trainer.errors import CollectiveError
+from trainer.sampler import Sampler
 
 RUN: dict[str, Any] = {
     "data": "linear", "model": "mlp", "model_options": {"hidden": 8}, "threads": 1, "global_batch": 100,
@@ -191,6 +194,12 @@ def test_an_option_that_decides_the_numbers_may_not_change(
 ) -> None:
     checkpoint = out / "checkpoints" / "step-000006"
     assert words.format(checkpoint) in refusal(2, out, **options)
+
+
+def test_options_that_are_not_said_to_be_free_are_kept() -> None:
+    names = {option.name for option in dataclasses.fields(FitConfig)}
+    assert names > FREE
+    assert names - FREE - {"batch_per_rank"} == kept_options(FitConfig(), Sampler(9, 3, 0)).keys()
 
 
 def test_a_learning_rate_that_is_the_default_may_be_written_out(out: Path) -> None:

@@ -8,6 +8,7 @@ and random numbers and the order of samples are drawn anew for each step (stream
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ from trainer.state import check_equal
 from trainer.stopping import Stopping
 
 NONE, AUTO = "none", "auto"
-KEPT = (
-    "data", "data_options", "model", "model_options", "optimizer", "optimizer_options", "schedule",
-    "schedule_options", "warmup_steps", "grad_reduction", "clip_norm", "seed",
-)  # fmt: skip
+# Options that may change from run to run: they say only how, where or how long to compute.
+FREE = {
+    "strategy", "strategy_options", "codec", "overlap", "bucket_mb", "threads", "device", "out", "plugin",
+    "steps", "epochs", "eval_every", "eval_every_epochs", "patience", "tolerance", "save_every", "keep",
+    "resume",
+}  # fmt: skip
 
 
 def find(config: FitConfig, comm: Communicator) -> Checkpoint | None:
@@ -98,8 +101,9 @@ def _instead(path: Path) -> str:
 
 
 def kept_options(config: FitConfig, sampler: Sampler) -> Record:
-    """The options that decide what is computed. All others may change from run to run."""
-    options = {name: getattr(config, name) for name in KEPT}
+    """The others, which decide what is computed; with the values that defaults and the ranks have led to."""
+    options = {name: value for name, value in asdict(config).items() if name not in FREE}
+    del options["batch_per_rank"]
     options |= {"lr": learning_rate(config.optimizer, config.lr), "global_batch": sampler.global_batch}
     plain: Record = json.loads(json.dumps(options, default=str))
     return plain
@@ -125,8 +129,8 @@ def check_same(
     index, path = checkpoint.index, checkpoint.path
     now = kept_options(config, sampler)
     for name, value in index["options"].items():
-        if now[name] != value:
-            raise TrainerError(f"{name}: {path} is of a run with {value!r}, this one has {now[name]!r}")
+        if now.get(name) != value:
+            raise TrainerError(f"{name}: {path} is of a run with {value!r}, this one has {now.get(name)!r}")
     if index["data_sha256"] != data_sha256:
         raise TrainerError(f"data {config.data!r} is not, bit for bit, what {path} was trained on")
     position = sampler.position(checkpoint.step)
