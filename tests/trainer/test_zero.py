@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from one_process import COUNT, Branches, backward, batch, part, small_model, summed_loss
+from one_process import (
+    COUNT,
+    SIZES,
+    Branches,
+    backward,
+    batch,
+    oracle_gradients,
+    part,
+    small_model,
+    summed_loss,
+)
 from torch import Tensor, nn
 
 from pycomm import Communicator
@@ -85,6 +95,34 @@ def one_process(optimizer: str, make: Callable = wide_model) -> State:
         stepping.step()
         schedule.step()
     return model.state_dict()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("stage", STAGES)
+def test_gradients_are_those_of_the_whole_batch(stage: str, size: int) -> None:
+    """Told from one step of SGD with a learning rate of 1, and read from the slices."""
+    original = wide_model()
+
+    def rank(comm: Communicator) -> tuple[State, State]:
+        model = copy.deepcopy(original)
+        stepping = torch.optim.SGD(model.parameters(), 1.0)
+        settings = {"loss_reduction": "sum", "global_count": COUNT, "bucket_bytes": 1000, **STAGES[stage]}
+        with Zero(model, comm, stepping, **settings) as parallel:
+            backward(model, comm)
+            parallel.synchronize()
+            slices = {name: gradient.clone() for name, gradient in parallel.gradients(model)}
+            stepping.step()
+        return slices, dict(model.named_parameters())
+
+    expected = oracle_gradients(original)
+    results = run_threads(size, rank)
+    for name, gradient in expected.items():
+        read = torch.cat([slices[name] for slices, _ in results if name in slices])
+        assert torch.linalg.norm(read - gradient.flatten()) <= 1e-6 * torch.linalg.norm(gradient)
+        before = original.get_parameter(name).detach()
+        for _, after in results:
+            moved = before - after[name].detach()
+            assert torch.linalg.norm(moved - gradient) <= 1e-6 * torch.linalg.norm(before)
 
 
 @pytest.mark.parametrize("size", [3, 4])
