@@ -1,7 +1,8 @@
 """How much memory a piece of work takes at its height, on Linux.
 
 Counted is the proportional set size: pages of this process, those that it shares with others in equal parts.
-A thread reads it about every two milliseconds, so a shorter height may be missed.
+A thread reads it now and then, a tenth of the time, since reading it holds up what allocates: a short height
+may be missed.
 """
 
 from __future__ import annotations
@@ -9,27 +10,28 @@ from __future__ import annotations
 import ctypes
 import gc
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 
-INTERVAL_S = 0.002
+SHARE = 0.1  # of the time, for reading
 ROLLUP = Path("/proc/self/smaps_rollup")
 
 
 class Peak:
-    """Within it, `nbytes` becomes the height above what there was at the beginning."""
+    """Within it, `nbytes` becomes the height above what there was when it was made."""
 
     def __init__(self) -> None:
-        self.nbytes = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> Peak:
         gc.collect()
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc: freed memory goes back
         if trim is not None:
             trim(0)
+        self.nbytes = 0
         self._before = pss_bytes()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Peak:
         self._thread.start()
         return self
 
@@ -41,8 +43,11 @@ class Peak:
         self._look()
 
     def _watch(self) -> None:
-        while not self._ended.wait(INTERVAL_S):
+        pause_s = 0.0
+        while not self._ended.wait(pause_s):
+            start = time.monotonic()
             self._look()
+            pause_s = (time.monotonic() - start) / SHARE
 
     def _look(self) -> None:
         self.nbytes = max(self.nbytes, pss_bytes() - self._before)

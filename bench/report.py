@@ -119,7 +119,7 @@ def _training(result: Row) -> list[str]:
         lines += [f"RANKS DIFFER after {', '.join(unequal)}.", ""] if unequal else []
     return [
         *lines,
-        "Times: median (p5 to p95) of the worst rank. MB: per rank at the height of the first two steps, "
+        "Times: median (p5 to p95) of the worst rank. MB: per rank at the height of a step, "
         "model and optimizer included. Other columns: times as long as the one named.",
     ]
 

@@ -61,8 +61,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def begin(chosen: str, load: Workload, ranks: Ranks) -> tuple[dict[str, Step], dict[str, float]]:
-    """The implementations, each after its first two steps, and the memory in MB that these took at their
-    height beyond what was there, the mean over ranks. Collective."""
+    """The implementations, each after two steps, and the memory in MB that each had at the height of the
+    second one beyond what was there before it, the mean over ranks. Collective."""
     from bench.steps import STEPS
 
     steps: dict[str, Step] = {}
@@ -71,10 +71,11 @@ def begin(chosen: str, load: Workload, ranks: Ranks) -> tuple[dict[str, Step], d
         STEPS.factory(split(item)[0])
     for item in names(chosen):
         ranks.barrier()
-        with Peak() as peak:
-            steps |= build(STEPS, item, load, ranks)
-            for _ in range(2):
-                steps[item]()
+        peak = Peak()
+        steps |= build(STEPS, item, load, ranks)
+        steps[item]()
+        with peak:
+            steps[item]()
         peaks[item] = sum(ranks.gather(peak.nbytes)) / ranks.size / 1e6
     return steps, peaks
 
