@@ -273,7 +273,7 @@ KILLED = {
     "eval_every": 1,
     "data_options": {"validation_fraction": 0.1},
 }
-EVERY = 1 if os.environ.get("PYCOMM_KILL_POINTS") == "all" else 11
+EVERY = 1 if os.environ.get("PYCOMM_KILL_POINTS") == "all" else 17
 
 
 def outcome(size: int, out: Path, **options: Any) -> tuple[str, list[float]]:
