@@ -27,7 +27,8 @@ attempt = $(1) || { echo "make: installing failed, see above; it needs a package
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help train test seeds torch-suite check bench build compile format tidy asan ubsan tsan sanitize stubs clean distclean \
+.PHONY: help train test seeds torch-suite resume-grid chaos-checkpoint check bench build compile format tidy asan ubsan tsan \
+  sanitize stubs clean distclean \
   tests-compile check-format check-lint check-types check-layers check-stubs
 
 help: ## this list
@@ -49,6 +50,13 @@ seeds: $(VENV)/.dev compile ## worked examples with known numbers: a table of ex
 torch-suite: $(VENV)/.dev compile ## the tests of torch.distributed, from torch's wheel, on backend pycomm (half an hour)
 	@$(call attempt,$(PIP) expecttest)
 	$(RUN) tests/torch/distributed_suite.py $(SUITE)
+
+resume-grid: $(VENV)/.dev compile ## runs saved on 1 to 4 ranks, resumed on 1 to 4: all pairs, of which `make test` takes some
+	PYCOMM_RESUME_GRID=all $(RUN) -m pytest tests/trainer/test_resume.py $(PYTEST)
+
+chaos-checkpoint: $(VENV)/.dev compile ## kills at each of a run's calls to the file system, and jobs with SIGKILL (minutes)
+	PYCOMM_KILL_POINTS=all $(RUN) -m pytest tests/trainer/test_checkpoint_saving.py -k killed --timeout 900 $(PYTEST)
+	$(RUN) -m tests.trainer.chaos_checkpoint --kills 20
 
 check: check-format check-lint check-types check-layers check-stubs ## formatters, linters, types, layers, stubs
 

@@ -6,11 +6,12 @@ import argparse
 import importlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import pycomm
 from bench.errors import BenchError
 from trainer.errors import TrainerError
 from trainer.registry import Registry
@@ -81,3 +82,20 @@ def build(registry: Registry[T], text: str, *arguments: Any) -> dict[str, T]:
     for name, _ in chosen.values():
         registry.factory(name)
     return {item: registry.build(name, options, *arguments) for item, (name, options) in chosen.items()}
+
+
+def parallel_arguments(name: str, options: Sequence[str]) -> dict[str, Any]:
+    """Options of a step as arguments that the trainer's strategies have in common."""
+    codecs = pycomm.info()["codecs"]
+    arguments: dict[str, Any] = {}
+    for option in options:
+        key, _, value = option.partition("=")
+        if option in codecs:
+            arguments["codec"] = option
+        elif key == "overlap" and value in ("on", "off", "auto"):
+            arguments["overlap"] = value
+        else:
+            raise BenchError(
+                f"{name}: expected overlap=on|off|auto or a codec ({', '.join(codecs)}), got {option}"
+            )
+    return arguments

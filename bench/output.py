@@ -59,9 +59,9 @@ def print_steps(rows: Sequence[Row]) -> None:
     """Training steps of one model, each beside the step without communication, if that was timed."""
     alone = next((row["step_ms"]["p50"] for row in rows if row["impl"] == "none"), None)
     print(f"\n# {rows[0]['model']}, {rows[0]['ranks']} ranks: ms per step")
-    print(f"{'p50':>10}{'p5':>10}{'p95':>10}{'x none':>9}{'equal':>7}  implementation")
+    print(f"{'p50':>10}{'p5':>10}{'p95':>10}{'x none':>9}{'MB':>8}{'equal':>7}  implementation")
     for row in rows:
         times = "".join(f"{row['step_ms'][name]:>10.2f}" for name in ("p50", "p5", "p95"))
         ratio = f"{row['step_ms']['p50'] / alone:.3f}" if alone else ""
         equal = {True: "yes", False: "NO", None: ""}[row["equal"]]
-        print(f"{times}{ratio:>9}{equal:>7}  {row['impl']}", flush=True)
+        print(f"{times}{ratio:>9}{row['peak_mb']:>8.0f}{equal:>7}  {row['impl']}", flush=True)

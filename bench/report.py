@@ -137,12 +137,17 @@ def _training(result: Row) -> list[str]:
         table = []
         for row in rows:
             ratios = (f"{row['step_ms']['p50'] / medians[name]:.3f}" for name in names)
-            table.append([row["impl"], _spread(row["step_ms"], 2), *ratios])
-        head = ["step", "ms", *(f"/ {name}" for name in names)]
+            peak = f"{row['peak_mb']:.0f}" if "peak_mb" in row else ""
+            table.append([row["impl"], _spread(row["step_ms"], 2), peak, *ratios])
+        head = ["step", "ms", "MB at most", *(f"/ {name}" for name in names)]
         lines += [f"## {model}", "", *_table(head, table), ""]
         unequal = [row["impl"] for row in rows if row["equal"] is False]
         lines += [f"RANKS DIFFER after {', '.join(unequal)}.", ""] if unequal else []
-    return [*lines, "Times: median (p5 to p95) of the worst rank. Columns: times as long as the one named."]
+    return [
+        *lines,
+        "Times: median (p5 to p95) of the worst rank. MB: per rank at the height of a step, "
+        "model and optimizer included. Other columns: times as long as the one named.",
+    ]
 
 
 # ---- Markdown

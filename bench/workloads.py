@@ -5,8 +5,9 @@ Widths and batches never change, so that ratios of different days can be compare
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,20 +16,29 @@ from torch.nn import functional
 from bench.errors import BenchError
 from trainer.models import MODELS
 
+SGD = (torch.optim.SGD, {"lr": 0.01})
+OPTIMIZERS = {"sgd": SGD, "adam": (torch.optim.Adam, {"lr": 0.001, "fused": True})}
+
 
 @dataclass(frozen=True)
 class Workload:
-    """A model, and this rank's batch for it."""
+    """A model, this rank's batch for it, and an optimizer's class with its settings."""
 
     name: str
     make: Callable[[], nn.Module]
     inputs: Tensor
     targets: Tensor
+    optimizer_class: tuple[Any, dict[str, Any]] = SGD
 
     def model(self) -> nn.Module:
         """A new copy, the same on all ranks."""
         torch.manual_seed(0)
         return self.make()
+
+    def optimizer(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+        make, settings = self.optimizer_class
+        optimizer: torch.optim.Optimizer = make(parameters, **settings)
+        return optimizer
 
     def loss(self, model: nn.Module) -> Tensor:
         """The mean over this rank's batch."""
@@ -52,8 +62,10 @@ def mlp(draw: torch.Generator) -> Workload:
 WORKLOADS = {"gpt": gpt, "mlp": mlp}
 
 
-def workload(name: str, rank: int) -> Workload:
+def workload(name: str, rank: int, optimizer: str = "sgd") -> Workload:
     """The workload with the rank's own batch."""
-    if name not in WORKLOADS:
-        raise BenchError(f"no model {name!r}; there is {', '.join(WORKLOADS)}")
-    return WORKLOADS[name](torch.Generator().manual_seed(1 + rank))
+    for what, known, got in (("model", WORKLOADS, name), ("optimizer", OPTIMIZERS, optimizer)):
+        if got not in known:
+            raise BenchError(f"no {what} {got!r}; there is {', '.join(known)}")
+    load = WORKLOADS[name](torch.Generator().manual_seed(1 + rank))
+    return replace(load, optimizer_class=OPTIMIZERS[optimizer])

@@ -1,6 +1,6 @@
 """The training program on top of pycomm, and the parts of it that a loop of your own can use.
 
-    from trainer import DataParallel            # in your own loop
+    from trainer import DataParallel, Zero      # in your own loop
     python -m trainer fit --help                # the program
 
 Names are loaded when first used, so that `import trainer` works without torch and a missing extra is reported
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trainer.strategy import Strategy as Strategy
     from trainer.strategy import Wire as Wire
     from trainer.train import fit as fit
+    from trainer.zero import Zero as Zero
 
 _HOME = {
     "DATA": "trainer.data",
@@ -37,6 +38,7 @@ _HOME = {
     "Strategy": "trainer.strategy",
     "TrainerError": "trainer.errors",
     "Wire": "trainer.strategy",
+    "Zero": "trainer.zero",
     "fit": "trainer.train",
     "predict": "trainer.prediction",
 }

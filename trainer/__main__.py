@@ -1,4 +1,5 @@
-"""The command line: `python -m trainer fit …` and `… predict …` (alone or under a launcher), `… report …`."""
+"""The command line, `python -m trainer COMMAND …`: fit and predict, alone or under a launcher; consolidate
+and report, by one process."""
 
 from __future__ import annotations
 
@@ -88,7 +89,19 @@ def _predict(**options: Any) -> Callable[[], None]:
     return lambda: _run_predict(config)
 
 
-COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {"fit": _fit, "predict": _predict, "report": _report}
+def _consolidate(checkpoint: Path, out: Path) -> Callable[[], None]:
+    from trainer.checkpoint.consolidating import consolidate
+
+    step = consolidate(checkpoint, out)
+    return lambda: print(f"{out}: the model after step {step}")
+
+
+COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
+    "fit": _fit,
+    "predict": _predict,
+    "consolidate": _consolidate,
+    "report": _report,
+}
 
 
 def _parser() -> Any:
@@ -112,6 +125,10 @@ def _parser() -> Any:
     predict = ArgumentParser()
     predict.add_class_arguments(PredictConfig)
     commands.add_subcommand("predict", predict, help="what a trained model says about a split")
+    consolidate = ArgumentParser(description="Writes the model of a checkpoint as one file, by one process.")
+    consolidate.add_argument("checkpoint", type=Path, help="its folder, as runs/x/checkpoints/step-000100")
+    consolidate.add_argument("out", type=Path, help="safetensors file")
+    commands.add_subcommand("consolidate", consolidate, help="a checkpoint's model as one file of weights")
     report = ArgumentParser(description="Draws the loss of a run.")
     report.add_argument("run", type=Path, help="the folder that fit wrote to")
     report.add_argument(
@@ -123,6 +140,7 @@ def _parser() -> Any:
 
 def _run_fit(config: FitConfig, trace: Path | None) -> None:
     import pycomm
+    from trainer.memory import line
     from trainer.train import fit
 
     with _ending_together(pycomm.init(trace=trace)) as comm:
@@ -134,6 +152,8 @@ def _run_fit(config: FitConfig, trace: Path | None) -> None:
                 f"ended after step {summary['steps']}: {summary['ended']}; {best}eval: {shown}; "
                 f"parameters {summary['param_sha256'][:16]}, equal on all ranks; see {config.out}"
             )
+            if summary["memory"]:
+                print(line(summary["memory"], summary["peak_rss_bytes"]))
 
 
 def _run_predict(config: PredictConfig) -> None:

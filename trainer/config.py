@@ -28,7 +28,8 @@ class FitConfig:
         data: name of the data set
         model: name of the model
         strategy: name of the strategy, which decides where and when parameters are updated
-        out: folder for metrics, summary, weights and these options; files of an earlier run are replaced
+        out: folder for metrics, summary, weights and these options; files of an earlier run are replaced, but
+            one with checkpoints is refused, unless it is resumed
         steps: how many optimizer steps (not together with epochs)
         epochs: how many passes over the training data (5 if neither epochs nor steps is given)
         global_batch: samples per step over all ranks (128 if not given; not together with batch_per_rank);
@@ -46,6 +47,12 @@ class FitConfig:
         tolerance: by how much a validation loss has to be less to be better
         grad_reduction: global_mean divides the sum of all samples' losses by their number. For study:
             rank_mean averages each rank's mean, sum adds these means, so that the step grows with the ranks
+        clip_norm: scale gradients down to this norm, of all parameters together (never if not given)
+        save_every: write a checkpoint after every so many steps and after the last one, 0 for none
+        keep: how many checkpoints, the newest ones, are kept
+        resume: auto goes on from the newest checkpoint in out, or begins if there is none; or the folder of a
+            checkpoint. Ranks, strategy, codec, threads and paths may change, and steps or epochs; data,
+            model, optimizer, their options, lr, schedule, global batch and seed may not
         seed: decides initial parameters, splits and the order of samples, whatever the number of ranks
         threads: compute threads of each rank (the cores that the rank has for itself if not given)
         codec: how gradients travel: none, fp16 or bf16
@@ -78,6 +85,10 @@ class FitConfig:
     patience: int | None = None
     tolerance: float = 0.0
     grad_reduction: Literal["global_mean", "rank_mean", "sum"] = "global_mean"
+    clip_norm: float | None = None
+    save_every: int = 0
+    keep: int = 2
+    resume: str = "none"
     seed: int = 0
     threads: int | None = None
     codec: str = "none"
@@ -140,14 +151,15 @@ class FitConfig:
         if self.patience and not (self.eval_every or self.eval_every_epochs):
             raise TrainerError("patience counts evaluations: give eval_every or eval_every_epochs too")
         least: dict[str, float] = dict.fromkeys(
-            ("steps", "epochs", "global_batch", "batch_per_rank", "threads", "patience"), 1
+            ("steps", "epochs", "global_batch", "batch_per_rank", "threads", "patience", "keep"), 1
         )
-        least |= dict.fromkeys(("eval_every", "eval_every_epochs", "warmup_steps", "tolerance", "seed"), 0)
+        least |= dict.fromkeys(("eval_every", "eval_every_epochs", "save_every"), 0)
+        least |= dict.fromkeys(("warmup_steps", "tolerance", "seed"), 0)
         for name, minimum in least.items():
             value = getattr(self, name)
             if value is not None and not minimum <= value < math.inf:
                 raise TrainerError(f"{name}: expected {minimum} or more, got {value}")
-        for name in ("lr", "bucket_mb"):
+        for name in ("lr", "bucket_mb", "clip_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise TrainerError(f"{name}: expected more than 0, got {value}")

@@ -10,7 +10,7 @@ them, less than that of any optimizer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -28,23 +28,32 @@ class StepLoss:
 
     The gathering starts between forward and backward, at the same place on every rank whatever the strategy
     launches afterwards, and has arrived when the gradients are combined. With it travels whether this rank
-    has `trouble`, an error that all ranks should end with.
+    has `trouble`, an error that all ranks should end with, and whether it has `written` its part of a
+    checkpoint.
     """
 
     def __init__(
-        self, local_sum: float, batch: Batch, step: int, comm: Communicator, trouble: TrainerError | None
+        self,
+        local_sum: float,
+        batch: Batch,
+        step: int,
+        comm: Communicator,
+        trouble: TrainerError | None,
+        *,
+        written: bool,
     ) -> None:
+        self.all_written = False  # known with the result
         self._step = step
         self._global_count = batch.global_count
         self._comm = comm
         self._trouble = trouble
-        told = torch.tensor([local_sum, trouble is not None], dtype=torch.float64)
+        told = torch.tensor([local_sum, trouble is not None, written], dtype=torch.float64)
         self._work = comm.all_gather_async(told)
 
     def result(self) -> float:
         """Blocks. Raises, on every rank, DivergedError that names the ranks whose loss is not finite, or
         StoppedError that says what trouble a rank has."""
-        sums, troubled = self._work.wait().view(-1, 2).T.tolist()
+        sums, troubled, written = self._work.wait().view(-1, 3).T.tolist()
         if any(troubled):
             raise StoppedError(first_message(self._comm, self._trouble), self._step - 1)
         wrong = [rank for rank, value in enumerate(sums) if not math.isfinite(value)]
@@ -54,22 +63,27 @@ class StepLoss:
                 f"(of {len(sums)}); a smaller lr may help",
                 self._step - 1,
             )
+        self.all_written = all(written)
         return math.fsum(sums) / self._global_count
 
 
-def check_gradients(model: nn.Module, step: int, comm: Communicator, *, equal: bool) -> None:
+def check_gradients(
+    gradients: Iterable[tuple[str, Tensor]], step: int, comm: Communicator, *, equal: bool
+) -> None:
     """Raises DivergedError, on every rank. Communicates unless the gradients are `equal` on all ranks."""
-    problem = _not_finite(model, step, comm)
+    problem = _not_finite(gradients, step, comm)
     message = str(problem or "") if equal else first_message(comm, problem)
     if message:
         raise DivergedError(message, step - 1)
 
 
-def _not_finite(model: nn.Module, step: int, comm: Communicator) -> TrainerError | None:
-    for name, parameter in model.named_parameters():
-        if parameter.grad is None or not parameter.grad.numel():
+def _not_finite(
+    gradients: Iterable[tuple[str, Tensor]], step: int, comm: Communicator
+) -> TrainerError | None:
+    for name, gradient in gradients:
+        if not gradient.numel():
             continue
-        largest = torch.linalg.vector_norm(parameter.grad, math.inf).item()
+        largest = torch.linalg.vector_norm(gradient, math.inf).item()
         if not math.isfinite(largest):
             return TrainerError(
                 f"the gradient of {name} holds {largest} at step {step} on rank {comm.rank} "

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict, replace
 from functools import cache
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 import pycomm
 from pycomm.buckets import layout
@@ -23,11 +23,13 @@ from pycomm.testing import run_threads
 from trainer.config import FitConfig
 from trainer.errors import TrainerError
 from trainer.gradients import slots_of
-from trainer.optimizers import make_optimizer
+from trainer.layout import shard_layout
+from trainer.memory import POOL, PROBE, STRATEGIES, Held, estimate, state_bytes
+from trainer.optimizers import maker
 from trainer.preparation import Run, prepare
 from trainer.sampler import Sampler
 
-PROBE = 4096  # elements of a measurement
+RANKS = (1, 2, 4, 8)  # for which memory is shown, besides those asked for
 LIMIT_S = 3600  # for the data and the model
 
 
@@ -42,17 +44,33 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
     config.check()
     if ranks < 1:
         raise TrainerError(f"ranks: expected 1 or more, got {ranks}")
-    if config.strategy != "data_parallel":
-        raise TrainerError(f"dry_run knows what data_parallel needs, not strategy {config.strategy!r}")
-    run = run_threads(1, lambda comm: prepare(config, comm, ranks), timeout=LIMIT_S)[0]
-    model, optimizer = run.model, run.optimizer
-    slots = [slot.place for slot in slots_of(model, optimizer)]
-    _, sizes, dtypes = layout(slots, int(config.bucket_mb * 2**20))
+    if config.strategy not in STRATEGIES:
+        known = ", ".join(STRATEGIES)
+        raise TrainerError(f"dry_run knows what {known} need, not strategy {config.strategy!r}")
+    replicated = replace(config, strategy="data_parallel", strategy_options={})
+    run = run_threads(1, lambda comm: prepare(replicated, comm, ranks), timeout=LIMIT_S)[0]
+    model, bucket_bytes = run.model, int(config.bucket_mb * 2**20)
+    slots = slots_of(model, run.optimizer)
+    if config.strategy == "data_parallel":
+        _, sizes, dtypes = layout([slot.place for slot in slots], bucket_bytes)
+    else:
+        shards = shard_layout([slot.place for slot in slots], ranks, bucket_bytes)
+        sizes, dtypes = shards.sizes, shards.dtypes
+    state = state_bytes(maker(config.optimizer, config.lr, config.optimizer_options), slots)
+    pool = config.strategy_options.get("pool", POOL)
+
+    def held(strategy: str, count: int) -> Held:
+        return estimate(strategy, model, slots, state, count, bucket_bytes, pool)
+
     payload = {codec: _payload_bytes(sizes, dtypes, codec) for codec in pycomm.info()["codecs"]}
     return {
         "ranks": ranks,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "bytes_per_rank": _held_bytes(model, config, sizes, dtypes),
+        "bytes_per_rank": asdict(held(config.strategy, ranks)),
+        "held_by_ranks": [
+            {"ranks": count, **{name: held(name, count).total for name in STRATEGIES}}
+            for count in sorted({*RANKS, ranks})
+        ],
         **_samples(run, config, ranks),
         "buckets": [
             {"elements": size, "dtype": dtype, "bytes": size * _itemsize(dtype)}
@@ -75,29 +93,6 @@ def _samples(run: Run, config: FitConfig, ranks: int) -> dict[str, Any]:
         "steps_per_epoch": run.sampler.steps_per_epoch,
         "steps": run.steps,
     }
-
-
-def _held_bytes(
-    model: nn.Module, config: FitConfig, sizes: Iterable[int], dtypes: Iterable[str]
-) -> dict[str, int]:
-    """Gradients live in their buckets, so they take what the buckets take, padding included."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    state = {dtype: _state_bytes(config, dtype) for dtype in {parameter.dtype for parameter in trainable}}
-    return {
-        "parameters": sum(parameter.nbytes for parameter in model.parameters()),
-        "gradients": sum(size * _itemsize(dtype) for size, dtype in zip(sizes, dtypes, strict=True)),
-        "optimizer": sum(parameter.numel() * state[parameter.dtype] for parameter in trainable),
-    }
-
-
-def _state_bytes(config: FitConfig, dtype: torch.dtype) -> int:
-    """Bytes per element that the optimizer keeps: what one step leaves in its state."""
-    probe = nn.Parameter(torch.zeros(PROBE, dtype=dtype))
-    optimizer = make_optimizer(config.optimizer, [probe], config.lr, **config.optimizer_options)
-    probe.grad = torch.zeros_like(probe)
-    optimizer.step()
-    tensors = (value for value in optimizer.state[probe].values() if isinstance(value, torch.Tensor))
-    return sum(tensor.nbytes for tensor in tensors) // PROBE
 
 
 def _payload_bytes(sizes: Iterable[int], dtypes: Iterable[str], codec: str) -> int | None:
@@ -138,6 +133,7 @@ def _table(facts: dict[str, Any]) -> str:
             f"{'ranks':<24}{facts['ranks']:,}",
             f"{'parameters':<24}{parameters:,}",
             f"{'held per rank':<24}{_size(sum(held.values()))}; bytes per parameter: {per_parameter}",
+            *_memory(facts["held_by_ranks"]),
             f"{'samples':<24}global batch {facts['global_batch']:,}, {shares} per rank and step",
             f"{'steps':<24}{facts['steps']:,}, {facts['steps_per_epoch']:,} per epoch",
             f"{'buckets':<24}{_buckets(facts['buckets'])}",
@@ -150,6 +146,13 @@ def _table(facts: dict[str, Any]) -> str:
             "kB are 10^3 bytes, MB 10^6. Traffic is what a rank sends per step, and what it receives.",
         ]
     )
+
+
+def _memory(held_by_ranks: list[dict[str, int]]) -> list[str]:
+    """By strategy and number of ranks."""
+    heads = [f"{held['ranks']:,} rank{'s' * (held['ranks'] > 1)}" for held in held_by_ranks]
+    totals = {name: [_size(held[name]) for held in held_by_ranks] for name in STRATEGIES}
+    return [_row("  with strategy", heads), *(_row(f"    {name}", cells) for name, cells in totals.items())]
 
 
 def _row(name: str, cells: Iterable[str]) -> str:

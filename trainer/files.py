@@ -36,12 +36,12 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
-            _to_disk(partial)
+            to_disk(partial)
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        _to_disk(path.parent)  # the new name
+        to_disk(path.parent)  # the new name
 
 
 def on_every_rank(comm: Communicator, action: Callable[[], T]) -> T:
@@ -84,7 +84,8 @@ def first_message(comm: Communicator, failure: TrainerError | None) -> str:
     return said if lengths.all() else f"rank {first}: {said}"
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
+    """Blocks until the file's content, or the folder's names, survive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,11 +1,11 @@
-"""Gradients of a model in pycomm's buckets: what autograd's hooks do, and one round from backward to reduced.
+"""Gradients of a model in flat buckets: what autograd's hooks do, and one round from backward to reduced.
 
 A *slot* is one parameter's place in a bucket, a *round* is what ends in one optimizer step. As a gradient
 is accumulated, its hook fills the slot: it copies the gradient there and points `.grad` at the slot's view,
-or, when `.grad` already is the view, only marks it. Whoever drops or replaces `.grad` between rounds
-(`zero_grad`, some optimizers) is thereby noticed. From the hook until `reduce()` returns, a gradient
-belongs to its bucket and may be in flight: changing it then is an error that reduce() reports, since the
-change may have come before or after the reduction.
+or, when `.grad` already is the view, only marks it. Slots without a view take the gradient away: `.grad` is
+then None. Whoever drops or replaces `.grad` between rounds (`zero_grad`, some optimizers) is thereby noticed.
+From the hook until `reduce()` returns, a gradient belongs to its bucket and may be in flight: changing it
+then is an error that reduce() reports, since the change may have come before or after the reduction.
 
 Slots are in reverse order of registration, the order in which backward usually finishes them, and fixed for
 the life of the model, so all ranks launch the same buckets in the same order without negotiation.
@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -65,34 +65,48 @@ def slots_of(model: nn.Module, optimizer: Optimizer | None) -> list[Slot]:
     return slots[::-1]
 
 
+class Buckets(Protocol):
+    """What a round asks of its buckets, as pycomm.Buckets has it."""
+
+    scale: float
+
+    def put(self, slot: int, gradient: Any) -> int: ...
+    def mark(self, slot: int) -> int: ...
+    def launch(self, bucket: int) -> None: ...
+    def flush(self) -> None: ...
+    def wait(self) -> None: ...
+    def used_bits(self) -> list[bool]: ...
+    @property
+    def submitted_s(self) -> list[float]: ...
+    @property
+    def finished_s(self) -> list[float]: ...
+    @property
+    def bytes_sent(self) -> int: ...
+
+
 class GradientBuckets:
-    """Owns the buckets, the views in them and the hooks. Hooks call `bucket_ready(k)` for k = 0, 1, …"""
+    """Owns the hooks, which fill `buckets` and call `bucket_ready(k)` for k = 0, 1, …
+
+    `views`: by slot, what `.grad` becomes. `fingerprint`: whether the first round is hashed.
+    """
 
     def __init__(
         self,
-        comm: pycomm.Communicator,
+        buckets: Buckets,
         slots: Sequence[Slot],
+        views: Sequence[Tensor | None],
         bucket_ready: Callable[[int], None],
         *,
-        bucket_bytes: int,
-        codec: str | None,
+        fingerprint: bool,
     ) -> None:
         self._slots = slots
         self._bucket_ready = bucket_ready
-        self._buckets = pycomm.Buckets(
-            comm,
-            [slot.place for slot in slots],
-            bucket_bytes=bucket_bytes,
-            codec=codec,
-            launch="manual",
-        )
+        self._buckets = buckets
         # .data: a version counter of its own for each view, so that a change of one gradient is seen.
-        self._views: list[Tensor] = [
-            self._buckets.torch_view(index, slot.parameter.shape).data for index, slot in enumerate(slots)
-        ]
+        self._views = [None if view is None else view.data for view in views]
         self._scale: float | None = None
         self.paused = False
-        self._fingerprint: Any = hashlib.sha256() if comm.size > 1 else None  # None once it was taken
+        self._fingerprint: Any = hashlib.sha256() if fingerprint else None  # None once it was taken
         self._begin()
         self._handles = [
             slot.parameter.register_post_accumulate_grad_hook(partial(self._arrived, index))
@@ -129,11 +143,12 @@ class GradientBuckets:
         """Starts the reduction of a bucket that is ready; does not block."""
         self._buckets.launch(bucket)
 
-    def reduce(self) -> None:
-        """Ends the round: blocks until `.grad` of every parameter is the scaled sum over all ranks.
+    def reduce(self) -> list[bool]:
+        """Ends the round: blocks until the buckets hold the scaled sums over all ranks, as does every `.grad`
+        that is a view of them. Returns, by slot, whether any rank had a gradient.
 
-        A parameter without a gradient counts as zero if another rank has one; where no rank has one,
-        `.grad` stays None. Raises TrainerError for gradients changed since their hook.
+        A parameter without one counts as zero if another rank has one; where no rank has one, `.grad` stays
+        None. Raises TrainerError for gradients changed since their hook.
         """
         self._check_untouched()
         for index, slot in enumerate(self._slots):
@@ -143,15 +158,17 @@ class GradientBuckets:
         self._open_round()
         self._buckets.flush()
         self._buckets.wait()
-        for slot, view, used in zip(self._slots, self._views, self._buckets.used_bits(), strict=True):
-            if used:
+        used = self._buckets.used_bits()
+        for slot, view, is_used in zip(self._slots, self._views, used, strict=True):
+            if is_used:
                 slot.parameter.grad = view
         self._begin()
+        return used
 
     def take_fingerprint(self) -> bytes | None:
         """Hash of the gradients that this rank has brought so far, zeros left out; None if there were none.
 
-        Only once, with two ranks or more: nothing is hashed afterwards.
+        Only once, of buckets made to hash: nothing is hashed afterwards.
         """
         digest: bytes = self._fingerprint.digest()
         self._fingerprint = None
@@ -166,7 +183,7 @@ class GradientBuckets:
     def _begin(self) -> None:
         self._open = False
         self._announced = 0
-        # By slot: the view's version counter when the gradient arrived; None before.
+        # By slot: the view's version counter when the gradient arrived, 0 without a view; None before.
         self._version: list[int | None] = [None] * len(self._slots)
 
     def _open_round(self) -> None:
@@ -210,12 +227,14 @@ class GradientBuckets:
                 )
             ready = self._buckets.put(index, gradient.contiguous())
             parameter.grad = view
-        self._version[index] = view._version
+        self._version[index] = 0 if view is None else view._version
         return ready
 
     def _check_untouched(self) -> None:
         for slot, view, version in zip(self._slots, self._views, self._version, strict=True):
-            if version is not None and (slot.parameter.grad is not view or view._version != version):
+            if version is None:
+                continue
+            if slot.parameter.grad is not view or (view is not None and view._version != version):
                 raise TrainerError(
                     f"the gradient of {slot.name} changed between backward and its reduction: call "
                     "synchronize() before reading or changing gradients (clipping, unscaling)"

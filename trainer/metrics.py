@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -27,16 +28,17 @@ class Metrics:
     row is written after it.
     """
 
-    def __init__(self, out: Path, rank: int, steps: int) -> None:
-        self.rows: list[dict[str, Any]] = []
+    def __init__(self, out: Path, rank: int, steps: int, rows: Sequence[dict[str, Any]] = ()) -> None:
+        """`rows`: those of the run that this one goes on with."""
+        self.rows = list(rows)
         self.trouble: TrainerError | None = None
         self._steps = steps
         self._writes = rank == 0
         if not self._writes:
             return
         self._summary = out / SUMMARY_FILE
-        self._file = RowWriter(out / ROWS_FILE)
-        self._bar = tqdm(total=steps, unit="step", disable=None, dynamic_ncols=True)
+        self._file = RowWriter(out / ROWS_FILE, rows)
+        self._bar = tqdm(total=steps, initial=len(rows), unit="step", disable=None, dynamic_ncols=True)
 
     def add(self, row: dict[str, Any]) -> None:
         """Appends one step's row."""
@@ -52,6 +54,13 @@ class Metrics:
         else:
             self._bar.set_postfix(loss=f"{row['loss']:.4f}", **_rounded(row), refresh=False)
             self._bar.update()
+
+    def sync(self) -> None:
+        """Blocks until the rows are on the disk. Rank 0 only, in any thread. Raises TrainerError if one is
+        not."""
+        if self.trouble:
+            raise self.trouble
+        self._file.sync()
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """After the last row. Raises TrainerError, on rank 0, if it, or a row, cannot be written."""
@@ -89,6 +98,17 @@ class Metrics:
             shown = "".join(f"  {name} {value}" for name, value in evaluated.items())
             line = f"step {step}/{self._steps}  loss {row['loss']:.4f}  {row['step_ms']:.1f} ms{shown}"
             print(line, file=sys.stderr, flush=True)
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """What write_summary() wrote. Raises TrainerError for something else."""
+    try:
+        summary = json.loads(path.read_text())
+    except ValueError as error:
+        raise TrainerError(f"{path}: expected a summary in JSON: {error}") from error
+    if not isinstance(summary, dict) or "steps" not in summary:
+        raise TrainerError(f"{path}: expected a summary with steps")
+    return summary
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -26,8 +26,20 @@ def make_optimizer(
     """`options` are the torch class's own, such as momentum or weight_decay."""
     if name not in OPTIMIZERS:
         raise TrainerError(f"no optimizer {name!r}; there is {', '.join(OPTIMIZERS)}")
-    make, default_lr = OPTIMIZERS[name]
-    decided = {"lr": default_lr if lr is None else lr}
+    make, _ = OPTIMIZERS[name]
+    decided = {"lr": learning_rate(name, lr)}
     return call(
         f"optimizer {name!r}", make, parameters, **together("optimizer_options", options, decided, "--lr")
     )
+
+
+def learning_rate(name: str, lr: float | None) -> float:
+    """`lr`, or that of the optimizer if it is None."""
+    return OPTIMIZERS[name][1] if lr is None else lr
+
+
+def maker(
+    name: str, lr: float | None, options: Mapping[str, Any]
+) -> Callable[[Iterable[Tensor]], torch.optim.Optimizer]:
+    """make_optimizer() for whatever parameters."""
+    return lambda parameters: make_optimizer(name, parameters, lr, **options)

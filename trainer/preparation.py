@@ -6,20 +6,24 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from pycomm import Communicator
+from trainer.checkpoint.resuming import check_same, facts
+from trainer.checkpoint.stored import Checkpoint
 from trainer.config import FitConfig
 from trainer.data import DATA, Dataset
+from trainer.errors import TrainerError
 from trainer.files import on_every_rank
 from trainer.models import MODELS
 from trainer.optimizers import make_optimizer
 from trainer.registry import together
 from trainer.sampler import Sampler
-from trainer.schedules import make_schedule
+from trainer.schedules import make_schedule, replay
 from trainer.state import check_equal, data_sha256
 from trainer.stopping import Stopping
 from trainer.strategy import STRATEGIES, Strategy, Wire
@@ -44,27 +48,42 @@ class Local:
 
 @dataclass
 class Run(Local):
+    """`done`: steps that an earlier run has done."""
+
     strategy: Strategy
     validation: Validation
+    done: int
 
     def save(self, path: Path, step: int) -> None:
         """Writes the model, as it is after that step. One rank calls it. Raises TrainerError."""
         save_weights(path, self.model, step, self.data_sha256)
 
+    def facts(self, config: FitConfig, step: int) -> dict[str, Any]:
+        """What a checkpoint after that step says besides its tensors."""
+        return facts(config, self.model, self.sampler, self.data_sha256, self.validation.stopping, step)
 
-def prepare(config: FitConfig, comm: Communicator, ranks: int | None = None) -> Run:
+
+def prepare(
+    config: FitConfig, comm: Communicator, ranks: int | None = None, checkpoint: Checkpoint | None = None
+) -> Run:
     """Makes the parts of a run, on `comm` but with the shares of that many `ranks` (those of `comm` if not
-    given). Collective; `config.check()` comes before it.
+    given), as they are at the start or were at a checkpoint. Collective; `config.check()` comes before it.
 
-    Raises CollectiveError where the parts of some rank cannot be made, or its data are other data.
+    Raises CollectiveError where the parts of some rank cannot be made, or its data are other data, or the
+    checkpoint is one of another run.
     """
-    local = on_every_rank(comm, lambda: _local(config, comm.rank, ranks or comm.size))
+    local = on_every_rank(comm, lambda: _local(config, comm.rank, ranks or comm.size, checkpoint))
     check_equal(local.data_sha256, comm, f"data {config.data!r}")
     strategy = on_every_rank(comm, lambda: _strategy(config, comm, local))
     every = config.evaluation_steps_for(local.sampler.steps_per_epoch)
     stopping = Stopping(config.patience, config.tolerance)
     validation = Validation(local.model, local.dataset, strategy, comm, every, local.steps, stopping)
-    return Run(**vars(local), strategy=strategy, validation=validation)
+    if checkpoint is None:
+        return Run(**vars(local), strategy=strategy, validation=validation, done=0)
+    on_every_rank(comm, lambda: _load(strategy, checkpoint))
+    stopping.restore(checkpoint.index["stopping"])
+    validation.resume(checkpoint.step)
+    return Run(**vars(local), strategy=strategy, validation=validation, done=checkpoint.step)
 
 
 def build_dataset(name: str, seed: int, options: Mapping[str, object]) -> Dataset:
@@ -79,7 +98,7 @@ def build_model(config: FitConfig, dataset: Dataset) -> nn.Module:
         return MODELS.build(config.model, **options)
 
 
-def _local(config: FitConfig, rank: int, ranks: int) -> Local:
+def _local(config: FitConfig, rank: int, ranks: int, checkpoint: Checkpoint | None) -> Local:
     dataset = build_dataset(config.data, config.seed, config.data_options)
     check_patience(config.patience, dataset)
     model = build_model(config, dataset)
@@ -90,10 +109,26 @@ def _local(config: FitConfig, rank: int, ranks: int) -> Local:
     schedule = make_schedule(
         config.schedule, optimizer, steps, config.warmup_steps, **config.schedule_options
     )
-    return Local(dataset, data_sha256(dataset), model, optimizer, sampler, steps, schedule)
+    sha256 = data_sha256(dataset)
+    if checkpoint is not None:
+        check_same(checkpoint, config, model, sampler, sha256)
+        replay(schedule, optimizer, checkpoint.step)
+    return Local(dataset, sha256, model, optimizer, sampler, steps, schedule)
 
 
 def _strategy(config: FitConfig, comm: Communicator, local: Local) -> Strategy:
     wire = Wire(config.codec, config.overlap, int(config.bucket_mb * 2**20), config.grad_reduction)
     options = config.strategy_options
-    return STRATEGIES.build(config.strategy, local.model, comm, local.optimizer, wire, **options)
+    strategy = STRATEGIES.build(config.strategy, local.model, comm, local.optimizer, wire, **options)
+    if config.clip_norm is not None and type(strategy).clip_grad_norm_ is Strategy.clip_grad_norm_:
+        raise TrainerError(f"clip_norm: strategy {type(strategy).__name__} does not clip gradients")
+    if config.save_every and type(strategy).state_slices is Strategy.state_slices:
+        raise TrainerError(
+            f"save_every: strategy {config.strategy!r} cannot be saved: it has no state_slices()"
+        )
+    return strategy
+
+
+def _load(strategy: Strategy, checkpoint: Checkpoint) -> None:
+    with checkpoint:
+        strategy.load_slices(checkpoint)

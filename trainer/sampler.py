@@ -8,6 +8,7 @@ many there are, and how much they count.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +57,7 @@ class Sampler:
         self._size = size
         self._epoch = -1
         self._order = np.empty(0, dtype=np.int64)
+        self._order_sha256: str | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -69,8 +71,20 @@ class Sampler:
         local_count, global_count = (int(self._counts[part].sum()) for part in (mine, samples))
         return Batch(epoch, torch.from_numpy(mine), len(samples), local_count, global_count)
 
+    def position(self, step: int) -> dict[str, int | str]:
+        """Where step `step`, counted from 0, begins: so many samples into an epoch of that order."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = self._permutation(epoch)
+        if self._order_sha256 is None:
+            self._order_sha256 = hashlib.sha256(order.astype("<i8").tobytes()).hexdigest()
+        return {
+            "epoch": epoch,
+            "position": position * self.global_batch,
+            "order_sha256": self._order_sha256,
+        }
+
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
             self._order = np.random.default_rng([self._seed, epoch]).permutation(self._count)
-            self._epoch = epoch
+            self._epoch, self._order_sha256 = epoch, None
         return self._order

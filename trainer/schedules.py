@@ -68,3 +68,12 @@ def make_schedule(
         return make(steps, **options)
     rising = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
     return SequentialLR(optimizer, [rising, make(steps - warmup, **options)], [warmup])
+
+
+def replay(schedule: LRScheduler, optimizer: Optimizer, steps: int) -> None:
+    """To where it is after so many steps, with the rates of a run that was there, to the bit. The optimizer
+    has no gradient yet: its step, which torch wants to see before a schedule's, does nothing."""
+    if steps:
+        optimizer.step()
+    for _ in range(steps):
+        schedule.step()

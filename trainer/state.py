@@ -38,12 +38,12 @@ def state_sha256(model: nn.Module) -> str:
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     """The same of tensors by name."""
-    return _sha256(sorted(tensors.items()))
+    return hash_of(sorted(tensors.items()))
 
 
 def data_sha256(dataset: Dataset) -> str:
     """Hash of all splits: dtypes, shapes and bits."""
-    return _sha256(
+    return hash_of(
         (f"{name}.{index}", tensor)
         for name, split in dataset.splits().items()
         for index, tensor in enumerate(split)
@@ -72,7 +72,8 @@ def bits(tensor: Tensor) -> memoryview:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
+def hash_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Hash of names, dtypes, shapes and bits, in that order; each tensor is looked at once."""
     sha256 = hashlib.sha256()
     for name, tensor in tensors:
         sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -7,6 +7,7 @@ without a word about it.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 
 class Stopping:
@@ -28,7 +29,22 @@ class Stopping:
             self._reference, self._fruitless = loss, 0
         else:
             self._fruitless += 1
+        return self.exhausted
+
+    @property
+    def exhausted(self) -> bool:
         return self.patience is not None and self._fruitless >= self.patience
+
+    def state(self) -> dict[str, Any]:
+        """For JSON, which keeps floats to the bit but knows no infinity."""
+        reference = self._reference if math.isfinite(self._reference) else None
+        return {"reference": reference, "fruitless": self._fruitless, "best": self.best}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """What state() said."""
+        self._reference = math.inf if state["reference"] is None else state["reference"]
+        self._fruitless = state["fruitless"]
+        self.best = state["best"] and (state["best"][0], state["best"][1])
 
     @property
     def best_step(self) -> int | None:

@@ -11,20 +11,28 @@ The loop in train.py calls, for every step:
     strategy.before_forward(batch)      # parameters are valid when it returns
     ... forward, then strategy.loss(sum of this rank's losses, batch).backward(); neither without a sample ...
     strategy.synchronize()              # gradients are combined if the strategy does that, and may be read
+    strategy.clip_grad_norm_(max_norm)  # if it was asked for
     strategy.step()                     # parameters are updated (or on their way)
 
 and `bucket_ready(k)` comes from within backward when the gradients of bucket k are in place, if the
 strategy has buckets (gradients.py).
+
+Between two steps a strategy whose runs can be saved is asked for its slices of parameters and optimizer
+state (checkpoint/slices.py), and before the first step of a resumed run it is given a reader of others'.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from trainer.checkpoint.slices import Slice, SliceReader
+from trainer.errors import TrainerError
+from trainer.memory import Held
 from trainer.registry import Registry
 from trainer.sampler import Batch
 
@@ -68,9 +76,44 @@ class Strategy(ABC):
     def synchronize(self) -> None:  # noqa: B027
         """Blocks until gradients are combined. A strategy that does that elsewhere does nothing here."""
 
+    def gradients(self, model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+        """The gradients that this rank has after synchronize(), with their parameters' names: those in the
+        model, unless overridden."""
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                yield name, parameter.grad
+
+    def clip_grad_norm_(self, max_norm: float) -> float:
+        """Combines the gradients of all ranks and scales them to a norm of at most `max_norm`; returns what
+        it was. A norm that is not finite changes nothing. Collective, blocks.
+
+        Raises TrainerError where a strategy does not say what that is.
+        """
+        raise TrainerError(f"strategy {type(self).__name__} does not clip gradients")
+
     @abstractmethod
     def step(self) -> None:
         """Updates the parameters; combines the gradients, or parameters, of all ranks if still to be done."""
+
+    def memory(self) -> Held | None:
+        """What this rank holds between two steps, measured; None where a strategy does not say."""
+        return None
+
+    def state_slices(self) -> Iterable[Slice]:
+        """What this rank writes of a checkpoint, after step() and before the next before_forward().
+
+        The slices of all ranks together have every element of every tensor exactly once. May communicate;
+        blocks until the parameters may be read.
+        """
+        raise TrainerError(f"{type(self).__name__} cannot be saved: it has no state_slices()")
+
+    def load_slices(self, reader: SliceReader) -> None:
+        """Takes parameters and optimizer state from a checkpoint, before the first step. May communicate.
+
+        The names and shapes under `model.` are known to be those of the model, and those under `optimizer.`
+        to be of its parameters.
+        """
+        raise TrainerError(f"{type(self).__name__} cannot be resumed: it has no load_slices()")
 
     def close(self) -> None:  # noqa: B027
         """Ends training without an error: all ranks then hold the same parameters. May communicate."""

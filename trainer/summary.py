@@ -12,7 +12,10 @@ import pycomm
 from pycomm import Communicator
 from trainer.config import FitConfig
 from trainer.data import Dataset
+from trainer.gradients import slots_of
+from trainer.memory import peak_rss_bytes, per_parameter, state_bytes
 from trainer.metrics import Metrics
+from trainer.optimizers import maker
 from trainer.preparation import Run
 from trainer.rows import SPLIT_OF
 from trainer.sampler import Sampler
@@ -43,27 +46,44 @@ def _batch(config: FitConfig, size: int, sampler: Sampler, samples: int) -> str:
     return f"global batch {sampler.global_batch} ({per_rank})"
 
 
-def summary(config: FitConfig, run: Run, metrics: Metrics, comm: Communicator) -> dict[str, Any]:
-    """Raises CollectiveError if ranks hold different parameters. Collective."""
+def summary(
+    config: FitConfig, run: Run, metrics: Metrics, comm: Communicator, held: dict[str, int] | None
+) -> dict[str, Any]:
+    """`held`: bytes of memory. Raises CollectiveError if ranks hold different parameters. Collective."""
     param_sha256 = parameters_sha256(run.model)
     check_equal(param_sha256, comm, "the trained parameters")
     best = run.validation.stopping.best
     return {
         "strategy": config.strategy,
         "world_size": comm.size,
-        "steps": len(metrics.rows),
+        "steps": metrics.rows[-1]["step"],
         "ended": run.validation.ended,
         "best": best and {"step": best[0], "validation_loss": best[1], "weights": BEST},
         "params": sum(parameter.numel() for parameter in run.model.parameters()),
         "loss_first": metrics.rows[0]["loss"],
         "loss_last": metrics.rows[-1]["loss"],
         **{key: metrics.rows[-1].get(key) for key in SPLIT_OF},
+        "memory": held and _memory(held, config, run, comm.size),
+        "peak_rss_bytes": int(comm.all_reduce(numpy.array([peak_rss_bytes()]), op="max")[0]),
         **metrics.timing(),
         "param_sha256": param_sha256,
         "data_sha256": run.data_sha256,
         "transport": comm.transport,
         "codec": config.codec,
         "versions": _versions(),
+    }
+
+
+def _memory(held: dict[str, int], config: FitConfig, run: Run, ranks: int) -> dict[str, Any]:
+    """What the rank with the most holds, beside what the formula says."""
+    slots = slots_of(run.model, None)
+    state = state_bytes(maker(config.optimizer, config.lr, config.optimizer_options), slots)
+    shared = bool(config.strategy_options.get("share_params"))
+    count = sum(parameter.numel() for parameter in run.model.parameters())
+    return {
+        "bytes_per_rank": held,
+        "bytes_per_parameter": sum(held.values()) / count,
+        "formula": per_parameter(config.strategy, ranks, slots, state, shared=shared),
     }
 
 

@@ -7,6 +7,7 @@ whether or not it divides the batch, and also where a rank has no sample at all.
 
 from __future__ import annotations
 
+import shutil
 import time
 from functools import partial
 from typing import Any
@@ -15,12 +16,18 @@ import torch
 from torch import Tensor
 
 from pycomm import Communicator, trace_span
+from trainer import streams
+from trainer.checkpoint.resuming import find
+from trainer.checkpoint.saving import Saver, tidy
+from trainer.checkpoint.stored import FOLDER, Checkpoint
 from trainer.config import CONFIG_FILE, FitConfig
 from trainer.divergence import LastGood, StepLoss, check_gradients
 from trainer.errors import TrainerError
-from trainer.files import on_every_rank, on_rank_0, writing
-from trainer.metrics import SUMMARY_FILE, Metrics
+from trainer.files import on_every_rank, on_rank_0, replacing, writing
+from trainer.memory import most
+from trainer.metrics import ROWS_FILE, SUMMARY_FILE, Metrics, read_summary
 from trainer.preparation import Run, prepare
+from trainer.rows import read_rows_until
 from trainer.sampler import Batch
 from trainer.summary import headline, summary
 from trainer.weights import BEST, FINAL, LAST_GOOD
@@ -30,22 +37,43 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
     """Trains, evaluates, writes config.out; returns the summary. Collective."""
     on_every_rank(comm, config.check)
     torch.set_num_threads(config.threads or max(1, comm.cores))
-    run = prepare(config, comm)
+    checkpoint = find(config, comm)
+    run = prepare(config, comm, checkpoint=checkpoint)
     strategy, validation = run.strategy, run.validation
-    metrics = on_every_rank(comm, lambda: _begin(config, run, comm))
-    with metrics, LastGood(config.out / LAST_GOOD, run.model, comm, run.save) as last_good:
-        for step in range(1, run.steps + 1):
+    rows = on_every_rank(comm, lambda: _rows_until(checkpoint))
+    finished = on_every_rank(comm, lambda: _finished(config, run, checkpoint, rows, comm))
+    if finished is not None:
+        return finished
+    metrics = on_every_rank(comm, lambda: _begin(config, run, comm, checkpoint, rows))
+    with (
+        metrics,
+        LastGood(config.out / LAST_GOOD, run.model, comm, run.save) as last_good,
+        Saver(config.out, comm, config.save_every, config.keep, metrics.sync) as saver,
+    ):
+        step = run.done
+        if validation.ended:  # but for the last words
+            held = most(strategy.memory(), comm)
+            strategy.close()
+            metrics.add(rows[-1] | validation.test(step))
+        while not validation.ended:
+            step += 1
             start = time.monotonic()
             with trace_span("data", step=step):
                 batch = run.sampler.batch(step - 1)
             run.optimizer.zero_grad(set_to_none=True)
             strategy.before_forward(batch)
             last_good.before(step)
-            loss = _forward_backward(run, batch, step, comm, metrics.trouble)
+            streams.begin(config.seed, step, comm.rank)
+            trouble = metrics.trouble or saver.trouble
+            loss = _forward_backward(run, batch, step, comm, trouble, saver.written)
             with trace_span("step", step=step):
                 strategy.synchronize()
                 mean_loss = loss.result()
-                check_gradients(run.model, step, comm, equal=strategy.equal_gradients)
+                if loss.all_written:
+                    saver.all_written()
+                gradients = strategy.gradients(run.model)
+                check_gradients(gradients, step, comm, equal=strategy.equal_gradients)
+                norm = None if config.clip_norm is None else strategy.clip_grad_norm_(config.clip_norm)
                 last_good.updating()
                 strategy.step()
             row = {
@@ -57,43 +85,88 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
                 "step_ms": 1000 * (time.monotonic() - start),
                 "exposed_comm_ms": 1000 * strategy.exposed_s,
             }
+            if norm is not None:
+                row["grad_norm"] = norm
             run.schedule.step()
             row |= validation.after(step)
             if validation.improved:
                 on_rank_0(comm, partial(run.save, config.out / BEST, step))
+            if saver.due(step, last=validation.ended is not None):
+                with trace_span("save", step=step):
+                    saver.save(step, strategy.state_slices(), run.facts(config, step))
             if validation.ended:
+                held = most(strategy.memory(), comm)
                 strategy.close()
                 row |= validation.test(step)
             metrics.add(row)
-            if validation.ended:
-                break
         on_rank_0(comm, partial(run.save, config.out / FINAL, step))
-        result = summary(config, run, metrics, comm)
+        saver.finish(step)
+        result = summary(config, run, metrics, comm, held)
         on_rank_0(comm, lambda: metrics.write_summary(result))
     return result
 
 
 def _forward_backward(
-    run: Run, batch: Batch, step: int, comm: Communicator, trouble: TrainerError | None
+    run: Run, batch: Batch, step: int, comm: Communicator, trouble: TrainerError | None, written: bool
 ) -> StepLoss:
     """Leaves the gradients of this rank's loss in the parameters; none if the rank has no sample."""
     if not len(batch.indices):
-        return StepLoss(0.0, batch, step, comm, trouble)
+        return StepLoss(0.0, batch, step, comm, trouble, written=written)
     inputs, targets = run.dataset.train
     with trace_span("forward", step=step):
         summed: Tensor = run.dataset.task.loss(run.model(inputs[batch.indices]), targets[batch.indices])
-    loss = StepLoss(summed.item(), batch, step, comm, trouble)
+    loss = StepLoss(summed.item(), batch, step, comm, trouble, written=written)
     with trace_span("backward", step=step):
         run.strategy.loss(summed, batch).backward()
     return loss
 
 
-def _begin(config: FitConfig, run: Run, comm: Communicator) -> Metrics:
-    """On rank 0, makes config.out hold the options of this run and nothing else of an earlier one."""
+def _rows_until(checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
+    """The rows of the run that the checkpoint is of; none where it was moved away from them."""
+    if checkpoint is None:
+        return []
+    return read_rows_until(checkpoint.path.parent.parent / ROWS_FILE, checkpoint.step)
+
+
+def _finished(
+    config: FitConfig, run: Run, checkpoint: Checkpoint | None, rows: list[dict[str, Any]], comm: Communicator
+) -> dict[str, Any] | None:
+    """The summary that is there, of a run that has nothing left to do."""
+    if checkpoint is None or not run.validation.ended:
+        return None
+    nothing = f"nothing to do: {run.done} of {run.steps} steps are done; {run.validation.ended}"
+    path = config.out / SUMMARY_FILE
+    if path.is_file() and checkpoint.path.parent.resolve() == (config.out / FOLDER).resolve():
+        summary = read_summary(path)
+        if summary["steps"] == run.done:
+            if comm.rank == 0:
+                print(f"{nothing} (see {path})", flush=True)
+            return summary
+    if not rows:
+        raise TrainerError(f"{nothing}; and {checkpoint.path} has no metrics.jsonl beside it to sum up")
+    return None
+
+
+def _begin(
+    config: FitConfig,
+    run: Run,
+    comm: Communicator,
+    checkpoint: Checkpoint | None,
+    rows: list[dict[str, Any]],
+) -> Metrics:
+    """On rank 0, makes config.out hold the options of this run and nothing of an earlier one, but for what a
+    checkpoint goes on with."""
     if comm.rank == 0:
         print(headline(config, comm, run.sampler, run.dataset), flush=True)
+        if checkpoint is not None:
+            print(f"resumed from {checkpoint.path}, after step {run.done}", flush=True)
         config.save(config.out / CONFIG_FILE)
         for name in (FINAL, BEST, LAST_GOOD, SUMMARY_FILE):
             with writing(config.out / name):
                 (config.out / name).unlink(missing_ok=True)
-    return Metrics(config.out, comm.rank, run.steps)
+        if config.save_every:
+            tidy(config.out / FOLDER, config.keep)
+        if checkpoint is not None and checkpoint.best is not None:
+            with replacing(config.out / BEST) as path:
+                shutil.copyfile(checkpoint.best, path)
+    return Metrics(config.out, comm.rank, run.steps, rows[:-1] if run.validation.ended else rows)

@@ -18,6 +18,7 @@ from trainer.stopping import Stopping
 from trainer.strategy import Strategy
 
 Values = dict[str, float | int]
+ALL_DONE = "all steps are done"
 
 
 class Validation:
@@ -48,7 +49,7 @@ class Validation:
         last = step == self._steps
         due = last or (self._every > 0 and step % self._every == 0)
         self.improved = False
-        self.ended = "all steps are done" if last else None
+        self.ended = ALL_DONE if last else None
         if due and self._dataset.validation:
             self._strategy.before_forward(None)
             values = self._evaluate("validation", step)
@@ -60,6 +61,13 @@ class Validation:
             self._strategy.before_forward(None)
             return self._evaluate("eval", step)
         return {}
+
+    def resume(self, step: int) -> None:
+        """To be called when `stopping` is as it was after that step; sets `ended` where nothing is left."""
+        if step >= self._steps:
+            self.ended = ALL_DONE
+        elif self.stopping.exhausted:
+            self.ended = str(self.stopping)
 
     def test(self, step: int) -> dict[str, Values]:
         """The test split, once the strategy is closed. Collective."""

@@ -34,13 +34,18 @@ def save_weights(path: Path, model: nn.Module, step: int, data_sha256: str = "")
     header = {"format": "pt", "step": str(step), "data_sha256": data_sha256}
     header["state_sha256"] = tensors_sha256(state)
     with replacing(path) as partial:
-        partial.touch()
-        mode = partial.stat().st_mode
-        try:
-            save_file(_apart(state), partial, header)
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
-        partial.chmod(mode)  # safetensors makes files that only their owner can read
+        write_tensors(partial, _apart(state), header)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str] | None = None) -> None:
+    """A safetensors file of contiguous tensors, with the permissions of any other file. Raises OSError."""
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        save_file(tensors, path, header)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    path.chmod(mode)  # safetensors makes files that only their owner can read
 
 
 def load_weights(path: Path, model: nn.Module) -> int:

@@ -4,16 +4,15 @@
     class Mine(Step): ...
 
 The constructor gets the options of `name:option+option`, the workload and the ranks, and makes its own copy
-of the model and its own SGD; calling the step then trains that copy once.
+of the model and its own optimizer; calling the step then trains that copy once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.errors import BenchError
 from bench.ranks import Ranks
@@ -31,12 +30,16 @@ class Step:
             raise BenchError(f"{type(self).__name__} takes no options, got {' '.join(options)}")
         self.workload = workload
         self.model: nn.Module = workload.model()
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01)
+        self.optimizer = workload.optimizer(self.model.parameters())
 
     def __call__(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         self.workload.loss(self.model).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+
+    def parameters(self) -> Iterable[Tensor]:
+        """Whole parameters, as after the last step. Collective, blocks."""
+        return self.model.parameters()
 
     def close(self) -> None:
         """Gives back what the constructor took."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import pycomm
-from bench.errors import BenchError
+from bench.options import parallel_arguments
 from bench.ranks import Ranks
 from bench.steps import STEPS, Step
 from bench.workloads import Workload
@@ -16,26 +14,9 @@ from trainer import DataParallel
 @STEPS.register("pycomm")
 class Pycomm(Step):
     def __init__(self, options: Sequence[str], workload: Workload, ranks: Ranks) -> None:
-        chosen = _arguments(options)
+        chosen = parallel_arguments("pycomm", options)
         super().__init__((), workload, ranks)
         self._parallel = DataParallel(self.model, ranks.comm, self.optimizer, loss_reduction="mean", **chosen)
 
     def close(self) -> None:
         self._parallel.close()
-
-
-def _arguments(options: Sequence[str]) -> dict[str, Any]:
-    """Options as DataParallel's arguments."""
-    codecs = pycomm.info()["codecs"]
-    arguments: dict[str, Any] = {}
-    for option in options:
-        name, _, value = option.partition("=")
-        if option in codecs:
-            arguments["codec"] = option
-        elif name == "overlap" and value in ("on", "off", "auto"):
-            arguments["overlap"] = value
-        else:
-            raise BenchError(
-                f"pycomm: expected overlap=on|off|auto or a codec ({', '.join(codecs)}), got {option}"
-            )
-    return arguments

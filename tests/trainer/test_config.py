@@ -128,6 +128,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         ({"tolerance": -0.1}, "tolerance: expected 0 or more, got -0.1"),
         ({"warmup_steps": -1}, "warmup_steps: expected 0 or more, got -1"),
         ({"eval_every_epochs": -1}, "eval_every_epochs: expected 0 or more, got -1"),
+        ({"save_every": -1}, "save_every: expected 0 or more, got -1"),
+        ({"keep": 0}, "keep: expected 1 or more, got 0"),
         ({"batch_per_rank": 0}, "batch_per_rank: expected 1 or more, got 0"),
         ({"tolerance": math.nan}, "tolerance: expected 0 or more, got nan"),
         ({"lr": math.inf}, "lr: expected more than 0, got inf"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pycomm.testing import run_threads
-from trainer import MODELS, DataParallel, FitConfig
+from trainer import MODELS, DataParallel, FitConfig, fit
 from trainer.__main__ import main
 from trainer.dry_run import dry_run, needs
 
@@ -53,6 +53,30 @@ def test_buckets_are_those_of_data_parallel() -> None:
     assert [bucket["elements"] for bucket in needs(config, 5)["buckets"]] == sizes
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("strategy", ["data_parallel", "zero1", "zero2"])
+def test_memory_is_what_a_run_then_holds(strategy: str, ranks: int, tmp_path: Path) -> None:
+    config = linear(
+        strategy=strategy, bucket_mb=2000 / 2**20, steps=1, threads=1, out=tmp_path, global_batch=6,
+        model_options={"hidden": [30, 20, 30]},
+    )  # fmt: skip
+    config.model = "mlp"
+    facts = needs(config, ranks)
+    memory = run_threads(ranks, lambda comm: fit(config, comm))[0]["memory"]
+    expected, got = facts["bytes_per_rank"], memory["bytes_per_rank"]
+    assert got["parameters"] == expected["parameters"]
+    assert got["gradients"] == expected["gradients"]
+    # Of the rank with the most; and Adam counts the steps of each slice in 4 bytes.
+    share = 8 * ranks * 64 * len(facts["buckets"]) if strategy != "data_parallel" else 0
+    assert 0 <= got["optimizer"] - expected["optimizer"] <= share + 4 * 8
+    by_ranks = {held["ranks"]: held[strategy] for held in facts["held_by_ranks"]}
+    assert by_ranks[ranks] == sum(expected.values())
+    p, g, s = {"data_parallel": (4, 4, 8), "zero1": (4, 4, 8 / ranks), "zero2": (4, 4 / ranks, 8 / ranks)}[
+        strategy
+    ]
+    assert memory["formula"] == pytest.approx(p + g + s)
+
+
 def test_payload_and_traffic_follow_the_codec() -> None:
     facts = needs(linear(), 5)
     assert facts["buckets"] == [{"elements": 128, "dtype": "float32", "bytes": 512}]
@@ -74,7 +98,10 @@ def test_the_table_shows_what_json_holds() -> None:
         (["--ranks", "2"], "ranks belongs to dry_run"),
         (["--ranks", "0"], "ranks belongs to dry_run"),
         (["--dry_run", "--ranks", "0"], "ranks: expected 1 or more, got 0"),
-        (["--dry_run", "--strategy", "single"], "knows what data_parallel needs, not strategy 'single'"),
+        (
+            ["--dry_run", "--strategy", "single"],
+            "knows what data_parallel, zero1, zero2 need, not strategy 'single'",
+        ),
         (["--dry_run", "--data", "none"], "no data 'none'"),
         (["--dry_run=xml"], "xml"),
         (["--dry_run", "--trace", "t.json"], "trace belongs to a run"),

@@ -30,7 +30,7 @@ def run(size: int, out: Path, **options: Any) -> tuple[dict[str, Any], list[dict
     """Summary and rows."""
     config = FitConfig(**{**LINEAR, "out": out, **options})
     summaries = run_threads(size, lambda comm: fit(config, comm))
-    timed = {"step_ms_median", "samples_per_s", "exposed_comm_ms_median"}
+    timed = {"step_ms_median", "samples_per_s", "exposed_comm_ms_median", "peak_rss_bytes"}
     untimed = [{name: value for name, value in s.items() if name not in timed} for s in summaries]
     assert all(summary == untimed[0] for summary in untimed)
     assert json.loads((out / "summary.json").read_text()) == summaries[0]

@@ -79,3 +79,22 @@ def test_counts_are_those_of_the_samples_taken(size: int) -> None:
         total = sum(batch.local_count for batch in batches)
         assert [batch.global_count for batch in batches] == [total] * size
         assert [batch.global_samples for batch in batches] == [sum(len(b.indices) for b in batches)] * size
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_position_says_where_any_number_of_ranks_goes_on(size: int) -> None:
+    for step in range(25):
+        positions = [Sampler(103, 10, 7, rank, size).position(step) for rank in range(size)]
+        assert positions == [Sampler(103, 10, 7).position(step)] * size
+        epoch, position = positions[0]["epoch"], positions[0]["position"]
+        rest = torch.cat([torch.cat(step_of(size, later)) for later in range(step, 11 * (step // 11 + 1))])
+        whole = Sampler(103, 103, 7).batch(step // 11).indices
+        assert epoch == step // 11
+        assert torch.equal(rest, whole[position:])
+
+
+def test_another_order_has_another_hash() -> None:
+    orders = {
+        Sampler(103, 10, seed).position(step)["order_sha256"] for seed in (7, 8) for step in (0, 10, 11)
+    }
+    assert len(orders) == 4

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trainer.errors import TrainerError
-from trainer.schedules import SCHEDULES, make_schedule
+from trainer.schedules import SCHEDULES, make_schedule, replay
 
 LR, STEPS = 0.5, 9
 
@@ -76,3 +76,21 @@ def test_what_a_schedule_cannot_do_is_refused(arguments: tuple, message: str) ->
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
     with pytest.raises(TrainerError, match=message):
         make_schedule(name, optimizer, steps, warmup, **options)
+
+
+@pytest.mark.parametrize("warmup", [0, 4])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_replayed_schedule_has_the_rates_of_one_that_was_there_to_the_bit(name: str, warmup: int) -> None:
+    expected = rates(name, warmup)
+    for done in range(STEPS):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
+        seen = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            schedule = make_schedule(name, optimizer, STEPS, warmup)
+            replay(schedule, optimizer, done)
+            for _ in range(done, STEPS):
+                seen.append(optimizer.param_groups[0]["lr"])
+                optimizer.step()
+                schedule.step()
+        assert seen == expected[done:]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from trainer.stopping import Stopping
@@ -41,3 +43,17 @@ def test_the_best_step_is_the_first_of_the_lowest_losses_whatever_the_tolerance(
 def test_the_reason_says_by_how_much_and_for_how_long() -> None:
     assert str(Stopping(3, 0.01)).endswith("not improved by more than 0.01 for 3 evaluations")
     assert str(Stopping(1)).endswith("not improved by more than 0 for 1 evaluation")
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_what_is_restored_stops_where_the_other_would(patience: int | None) -> None:
+    losses = [3, 0.1 + 0.2, 2, 0.25, 1, 0.7, 0.2]
+    for done in range(len(losses)):
+        first, second = Stopping(patience, 0.1), Stopping(patience, 0.1)
+        for step in range(done):
+            first.observe(step, losses[step])
+        second.restore(json.loads(json.dumps(first.state(), allow_nan=False)))
+        assert (second.best, second.exhausted) == (first.best, first.exhausted)
+        for step in range(done, len(losses)):
+            assert second.observe(step, losses[step]) == first.observe(step, losses[step])
+        assert second.best == first.best

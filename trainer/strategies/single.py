@@ -5,11 +5,16 @@ All reductions are the same here: the mean over the one rank's samples.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
 from pycomm import Communicator
+from trainer.checkpoint.slices import Slice, SliceReader, load_replicated, replicated_slices
+from trainer.clipping import clip
 from trainer.errors import TrainerError
+from trainer.memory import Held, measured
 from trainer.sampler import Batch
 from trainer.strategy import STRATEGIES, Strategy, Wire
 
@@ -40,5 +45,19 @@ class Single(Strategy):
             if parameter.grad is not None:
                 parameter.grad.mul_(1 / self._global_count)
 
+    def clip_grad_norm_(self, max_norm: float) -> float:
+        return clip((gradient for _, gradient in self.gradients(self._model)), max_norm)
+
     def step(self) -> None:
         self._optimizer.step()
+
+    def memory(self) -> Held:
+        held = list(self._model.parameters())
+        gradients = sum(parameter.nbytes for parameter in held if parameter.requires_grad)
+        return measured(sum(parameter.nbytes for parameter in held), gradients, self._optimizer)
+
+    def state_slices(self) -> Iterator[Slice]:
+        return replicated_slices(self._model, self._optimizer, rank=0, size=1)
+
+    def load_slices(self, reader: SliceReader) -> None:
+        load_replicated(self._model, self._optimizer, reader)

@@ -1,0 +1,1 @@
+"""Checkpoints that any number of ranks, under any strategy, can resume from."""

@@ -1,0 +1,136 @@
+"""What a checkpoint holds, in terms of the model alone: named tensors, cut into slices of their flat index.
+
+Names are `model.NAME` for a parameter or persistent buffer (a parameter used in several places has the first
+of its names), `optimizer.NAME.KEY` for what an optimizer keeps about the parameter NAME under KEY, and
+`strategy.…` for what belongs to a strategy alone, such as a codec's residuals: another strategy does not
+ask for it. Ranks and their number appear in no name and no shape. So a strategy says which slices it holds,
+and takes those it needs, however the ones in the file were cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from trainer.errors import TrainerError
+
+MODEL, OPTIMIZER = "model.", "optimizer."
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Elements `offset` to `offset + len(data)` of tensor `name`, which as a whole has `shape`.
+
+    `data` is one-dimensional, contiguous, and may be a view of what is in use: it is copied at once.
+    A number, such as Adam's `step`, is a tensor of shape () with the one slice at 0.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+    data: Tensor
+
+
+class SliceReader(Protocol):
+    """A checkpoint that is being loaded. Reading is local; what is asked for, and no more, is read."""
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def dtype(self, name: str) -> torch.dtype: ...
+
+    def states(self, parameter: str) -> list[str]:
+        """The keys KEY of `optimizer.PARAMETER.KEY`; none where the optimizer has not yet stepped it."""
+        ...
+
+    def read(self, name: str, out: Tensor, offset: int = 0) -> None:
+        """Fills `out`, one-dimensional and contiguous, with the elements from `offset` on."""
+        ...
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by the names they have in a checkpoint, each once."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, Tensor):
+            raise TrainerError(
+                f"checkpoints hold tensors: the model's state has {name} of {type(tensor).__name__}"
+            )
+        if id(tensor) not in seen:
+            tensors[MODEL + name] = tensor.detach()
+        seen.add(id(tensor))
+    return tensors
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What the optimizer keeps about each parameter, by name. Raises TrainerError for what is no tensor."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in parameters(model).items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{OPTIMIZER}{name}.{key}"] = value.detach()
+            elif value is not None:
+                raise TrainerError(
+                    f"checkpoints hold tensors: {type(optimizer).__name__} keeps {key} of {name} as "
+                    f"{type(value).__name__}"
+                )
+    return tensors
+
+
+def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """By the name each has in a checkpoint."""
+    return dict(model.named_parameters())
+
+
+def replicated_slices(
+    model: nn.Module, optimizer: torch.optim.Optimizer, rank: int, size: int
+) -> Iterator[Slice]:
+    """For strategies whose ranks all hold everything: one part in `size`, so that they write side by side."""
+    tensors = {**model_tensors(model), **optimizer_tensors(model, optimizer)}
+    yield from share(tensors, rank, size)
+
+
+def load_replicated(model: nn.Module, optimizer: torch.optim.Optimizer, reader: SliceReader) -> None:
+    """The same back, all of it on every rank: in place for the model, anew for the optimizer's state."""
+    load_model(model, reader)
+    for name, parameter in parameters(model).items():
+        state: dict[str, Any] = {}
+        for key in reader.states(name):
+            stored = f"{OPTIMIZER}{name}.{key}"
+            shape, dtype = reader.shape(stored), reader.dtype(stored)
+            like = parameter.detach() if shape == parameter.shape else torch.empty(shape)
+            state[key] = torch.empty_like(like, dtype=dtype)
+            read_whole(reader, stored, state[key])
+        optimizer.state.pop(parameter, None)
+        if state:
+            optimizer.state[parameter] = state
+
+
+def load_model(model: nn.Module, reader: SliceReader) -> None:
+    """Parameters and buffers, whole and in place."""
+    for name, tensor in model_tensors(model).items():
+        read_whole(reader, name, tensor)
+
+
+def share(tensors: Mapping[str, Tensor], rank: int, size: int) -> Iterator[Slice]:
+    """Part `rank` of all elements in a row. Rank 0 has what has no element."""
+    total = sum(tensor.numel() for tensor in tensors.values())
+    start, end = (total * part // size for part in (rank, rank + 1))
+    before = 0
+    for name, tensor in tensors.items():
+        first, last = max(start - before, 0), min(end - before, tensor.numel())
+        if first < last or (tensor.numel() == 0 and rank == 0):
+            yield Slice(name, tuple(tensor.shape), first, tensor.reshape(-1)[first:last])
+        before += tensor.numel()
+
+
+def read_whole(reader: SliceReader, name: str, tensor: Tensor) -> None:
+    """Fills a tensor of the stored shape."""
+    flat = tensor.reshape(-1)  # a copy where the tensor is not contiguous
+    reader.read(name, flat)
+    if flat.data_ptr() != tensor.data_ptr():
+        tensor.copy_(flat.view(tensor.shape))

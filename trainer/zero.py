@@ -1,0 +1,232 @@
+"""Data parallelism with sharded state: every rank updates a part of the parameters, and holds the optimizer's
+state of that part alone.
+
+The method is that of Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter
+Models" (SC 2020), stages 1 and 2: gradients are reduce-scattered instead of all-reduced, the owner of a part
+steps on it, and an all-gather gives it to the others. That is the traffic of data parallelism, and the
+optimizer's work is divided by the number of ranks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pycomm import Communicator
+from trainer.checkpoint.slices import Slice, SliceReader
+from trainer.elementwise import check_elementwise
+from trainer.errors import TrainerError
+from trainer.gradients import GradientBuckets, Slot
+from trainer.layout import shard_layout
+from trainer.memory import POOL, Held, measured
+from trainer.parallel import LossReduction, Parallel
+from trainer.sampler import Batch
+from trainer.scatter import ScatterBuckets
+from trainer.shards import Shards
+from trainer.shared_memory import check_shareable
+from trainer.strategy import Overlap, Wire
+
+
+class Zero(Parallel):
+    """DataParallel whose ranks each keep a part of the optimizer's state. The model is used as before.
+
+        with Zero(model, comm, optimizer, loss_reduction="sum") as parallel:
+            for inputs, targets, global_count in batches:
+                parallel.global_count = global_count
+                optimizer.zero_grad()
+                summed_loss(model(inputs), targets).backward()
+                parallel.clip_grad_norm_(1.0)
+                optimizer.step()
+
+    A step is DataParallel's, and so are the conditions. Your optimizer steps on slices of the parameters in
+    the place of whole ones, with the settings its groups have at that moment, so schedulers work; on leaving
+    the `with` block it has its parameters back, and the slices' state is gone. From backward on, gradients
+    are in buckets and `.grad` is None: nobody has whole ones, so clip by `clip_grad_norm_`. Parameters are
+    everyone's again when a forward of any module begins; before reading them otherwise, call `wait()`.
+    `optimizer.state_dict()` has this rank's slices, and a GradScaler would see no more than their gradients.
+
+    Args:
+        stage: 1 keeps buckets for all gradients, and overlaps as DataParallel does. 2 keeps this rank's part
+            of them and buckets for `pool` at a time; it reduces from within backward, whatever the overlap.
+        pool: of stage 2, the number of buckets that have memory.
+        share_params: one copy of the parameters for all ranks, which are on one node: what an owner writes is
+            everyone's at once. Whoever changes a parameter by hand then changes it for all.
+        The rest are DataParallel's.
+
+    Raises TrainerError for an optimizer that does not treat each element by itself (LBFGS, Adafactor, Muon),
+    found by trial, and for parameters that require a gradient and are not in the optimizer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        comm: Communicator,
+        optimizer: torch.optim.Optimizer,
+        *,
+        stage: int = 1,
+        pool: int = POOL,
+        share_params: bool = False,
+        loss_reduction: LossReduction = "mean",
+        global_count: int | None = None,
+        codec: str | None = None,
+        overlap: Overlap = "auto",
+        bucket_bytes: int = 25 << 20,
+        broadcast_buffers: bool = True,
+    ) -> None:
+        if stage not in (1, 2):
+            raise TrainerError(f"stage: expected 1 or 2, got {stage!r}")
+        if pool < 1:
+            raise TrainerError(f"pool: expected 1 bucket or more, got {pool}")
+        if stage == 2 and overlap == "off":
+            raise TrainerError(
+                "stage 2 reduces from within backward, to have its memory back: expected overlap auto or on, "
+                "got off"
+            )
+        check_elementwise(optimizer)
+        if share_params:
+            check_shareable(comm)
+        self._stepped = optimizer
+        self._share_params = share_params
+        self._pool = pool if stage == 2 else None
+        self._depth = 0  # of steps within steps
+        self._gather_wait_s = 0.0
+        super().__init__(
+            model,
+            comm,
+            optimizer,
+            loss_reduction=loss_reduction,
+            global_count=global_count,
+            codec=codec,
+            overlap=overlap,
+            bucket_bytes=bucket_bytes,
+            broadcast_buffers=broadcast_buffers,
+        )
+        self._model_hooks = [
+            module.register_forward_pre_hook(self._before_module) for module in model.modules()
+        ]
+        self._model_hooks.append(model.register_state_dict_pre_hook(self._before_module))  # type: ignore[no-untyped-call]
+        # There is no hook for this; the gradients to clear are not those of the slices.
+        optimizer.zero_grad = self._clear  # type: ignore[method-assign]
+
+    def _make_buckets(self, slots: list[Slot], bucket_bytes: int, codec: str | None) -> GradientBuckets:
+        layout = shard_layout([slot.place for slot in slots], self._comm.size, bucket_bytes)
+        self._shards = Shards(self._comm, layout, slots, self._stepped, shared=self._share_params)
+        self._buckets = ScatterBuckets(
+            self._comm, layout, codec=codec, launch_when_full=self.overlap, pool=self._pool
+        )
+        starts = [layout.part(bucket, self._comm.rank).start for bucket in range(len(layout.sizes))]
+        self._reduced_slices = [
+            self._buckets.parts[piece.bucket][piece.offset - starts[piece.bucket] :][: piece.count]
+            for piece in self._shards.pieces
+        ]
+        return GradientBuckets(
+            self._buckets, slots, [None] * len(slots), self.bucket_ready, fingerprint=self._comm.size > 1
+        )
+
+    def before_forward(self, batch: Batch | None) -> None:
+        super().before_forward(batch)
+        self.wait()
+
+    def wait(self) -> None:
+        """Blocks until the parameters of the last step are everyone's."""
+        start = time.monotonic()
+        self._shards.wait()
+        self._gather_wait_s += time.monotonic() - start
+
+    def synchronize(self) -> None:
+        super().synchronize()
+        self._depth = 0  # also after a step that raised
+        self.exposed_s += self._gather_wait_s
+        self._gather_wait_s = 0.0
+
+    def gradients(self, model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+        for piece, own in zip(self._shards.pieces, self._shards.slices, strict=True):
+            if own.grad is not None:
+                yield self._shards.slots[piece.slot].name, own.grad
+
+    def memory(self) -> Held:
+        frozen = [parameter for parameter in self._model.parameters() if not parameter.requires_grad]
+        parameters = self._shards.nbytes + sum(parameter.nbytes for parameter in frozen)
+        return measured(parameters, self._bucket_nbytes(), self._stepped)
+
+    def _bucket_nbytes(self) -> int:
+        return self._buckets.nbytes
+
+    def state_slices(self) -> Iterator[Slice]:
+        self.wait()
+        yield from self._shards.saved(self._model)
+
+    def load_slices(self, reader: SliceReader) -> None:
+        self._shards.load(self._model, reader)
+
+    def close(self) -> None:
+        """Blocks until parameters are everyone's; removes all hooks, and the optimizer has whole parameters
+        again, without state."""
+        self.wait()
+        super().close()
+
+    def _release(self) -> None:
+        super()._release()
+        for hook in self._model_hooks:
+            hook.remove()
+        self._model_hooks.clear()
+        vars(self._stepped).pop("zero_grad", None)
+        self._shards.give_back()
+
+    def _over_ranks(self, squares: float) -> float:
+        return float(self._comm.all_reduce(np.array([squares]))[0])
+
+    def _reduced(self, used: list[bool]) -> None:
+        for piece, own, gradient in zip(
+            self._shards.pieces, self._shards.slices, self._reduced_slices, strict=True
+        ):
+            own.grad = gradient if used[piece.slot] else None
+
+    def _before_module(self, *_: object) -> None:
+        if self._shards.gathering:
+            self.wait()
+
+    def _before_step(self, *hook: Any) -> None:
+        super()._before_step(*hook)
+        if self._depth == 0:
+            self._shards.before_step()
+        self._depth += 1
+
+    def _after_step(self, *hook: Any) -> None:
+        super()._after_step(*hook)
+        self._depth -= 1
+        if self._depth == 0:
+            for own in self._shards.slices:
+                own.grad = None
+            self._shards.gather()
+
+    def _clear(self, set_to_none: bool = True) -> None:
+        """What optimizer.zero_grad() does meanwhile."""
+        if self._gradients.open:
+            raise TrainerError("zero_grad() between backward and step(): gradients are being reduced")
+        for own in self._shards.slices:
+            own.grad = None
+        self._model.zero_grad(set_to_none)
+
+
+def of_wire(
+    model: nn.Module, comm: Communicator, optimizer: torch.optim.Optimizer, wire: Wire, **own: Any
+) -> Zero:
+    """For `fit`: `own` are Zero's own arguments."""
+    if wire.grad_reduction != "global_mean":
+        raise TrainerError(f"Zero: expected grad_reduction global_mean, got {wire.grad_reduction}")
+    return Zero(
+        model,
+        comm,
+        optimizer,
+        loss_reduction="sum",
+        codec=wire.codec,
+        overlap=wire.overlap,
+        bucket_bytes=wire.bucket_bytes,
+        **own,
+    )
