@@ -72,7 +72,13 @@ class Builder {
   }
   Plan all_gather(int chunks) {
     return between_meetings(chunks, [&] {
-      plan_.add_stage().steps = {copy(spec_.rank, kInput, kOutput)};
+      const Step keep = copy(spec_.rank, kInput, kOutput);
+      if (count_ == 1) {
+        plan_.add_stage().steps = {store_to(neighbours_, spec_.rank, kInput, kOutput)};
+        plan_.add_stage().steps = {keep};
+        return;
+      }
+      plan_.add_stage().steps = {keep};
       share_between();
       store_results();
     });
