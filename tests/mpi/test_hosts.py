@@ -47,11 +47,11 @@ KILLED = """
         sys.stdout.flush()
 
     comm = pycomm.init()
-    comm.barrier()
-    if comm.rank == 3:
-        now("killed")
-        os.kill(os.getpid(), 9)
     try:
+        comm.barrier()  # others may still be in it when rank 3 dies
+        if comm.rank == 3:
+            now("killed")
+            os.kill(os.getpid(), 9)
         comm.all_reduce(np.ones(1_000_000), algorithm="ring")
     except pycomm.PycommError:
         now("noticed")
