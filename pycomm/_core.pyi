@@ -65,12 +65,12 @@ class ThreadWorld:
         ...
 class Engine:
     @staticmethod
-    def create(rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, handles: collections.abc.Mapping[str, typing.SupportsInt | typing.SupportsIndex], progress_thread: bool, transports: collections.abc.Sequence[str], world: ThreadWorld | None = None, trace_events: typing.SupportsInt | typing.SupportsIndex = 0, table: str = '') -> Engine:
+    def create(rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, handles: collections.abc.Mapping[str, typing.SupportsInt | typing.SupportsIndex], progress_thread: bool, transports: collections.abc.Sequence[str], world: ThreadWorld | None = None, trace_events: typing.SupportsInt | typing.SupportsIndex = 0, nodes: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], table: str = '') -> Engine:
         """
         Collective: connects this rank with the others.
         """
     @staticmethod
-    def create_over(rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, exchange: collections.abc.Callable[[bytes, float], list[bytes]], progress_thread: bool, trace_events: typing.SupportsInt | typing.SupportsIndex = 0) -> Engine:
+    def create_over(rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, exchange: collections.abc.Callable[[bytes, float], list[bytes]], progress_thread: bool, trace_events: typing.SupportsInt | typing.SupportsIndex = 0, table: str = '') -> Engine:
         """
         Collective: connects this rank with the others, whom `exchange(bytes, timeout_s)` finds: it gives everyone's bytes, by rank.
         """
@@ -102,9 +102,9 @@ class Engine:
     def warnings(self) -> list[str]:
         ...
 class OwnAlgorithm:
-    def __init__(self, collective: str, root: typing.SupportsInt | typing.SupportsIndex, name: str, plans: collections.abc.Sequence[str], rank: typing.SupportsInt | typing.SupportsIndex) -> None:
+    def __init__(self, collective: str, root: typing.SupportsInt | typing.SupportsIndex, name: str, plans: collections.abc.Sequence[str], rank: typing.SupportsInt | typing.SupportsIndex, nodes: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
         """
-        Proves the plans of all ranks right, and readies this rank's. Raises InvalidArgument.
+        Proves the plans of all ranks right, and readies this rank's. `nodes`: a number for each rank, equal on ranks of one node. Raises InvalidArgument.
         """
     @property
     def digest(self) -> int:
@@ -138,6 +138,9 @@ class Communicator:
     def context(self) -> int:
         ...
     @property
+    def nodes(self) -> list[list[int]]:
+        ...
+    @property
     def rank(self) -> int:
         ...
     @property
@@ -166,7 +169,7 @@ class Persistent:
     def result(self) -> typing.Any:
         ...
 class Bucketer:
-    def __init__(self, communicator: Communicator, buffers: collections.abc.Sequence[typing.Any], dtypes: collections.abc.Sequence[str], slots: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], op: str, codec: str, algorithm: str, launch_when_full: bool, soon: bool) -> None:
+    def __init__(self, communicator: Communicator, buffers: collections.abc.Sequence[typing.Any], dtypes: collections.abc.Sequence[str], slots: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], op: str, codec: str, algorithm: str, order: str, launch_when_full: bool, soon: bool) -> None:
         ...
     def filled(self, slot: typing.SupportsInt | typing.SupportsIndex) -> bool:
         ...
@@ -255,7 +258,7 @@ def check_table(lines: str) -> None:
     """
 def codecs() -> dict[str, dict[str, typing.Any]]:
     ...
-def explain(communicator: Communicator, collective: str, nbytes: typing.SupportsInt | typing.SupportsIndex, dtype: str, codec: str, uneven: bool, algorithm: str) -> dict[str, typing.Any]:
+def explain(communicator: Communicator, collective: str, nbytes: typing.SupportsInt | typing.SupportsIndex, dtype: str, codec: str, uneven: bool, algorithm: str, order: str) -> dict[str, typing.Any]:
     """
     How the algorithm of such a call is chosen. Local.
     """
@@ -275,9 +278,9 @@ def mpi_abort(code: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
 def mpi_info() -> dict[str, typing.Any]:
     ...
-def plan_text(collective: str, algorithm: str, rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, root: typing.SupportsInt | typing.SupportsIndex) -> str:
+def plan_text(collective: str, algorithm: str, rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, root: typing.SupportsInt | typing.SupportsIndex, order: str, nodes: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = []) -> str:
     """
-    The plan of a registered algorithm.
+    The plan of a registered algorithm. `nodes`: a number for each rank, equal on ranks of one node.
     """
 def prices(communicator: Communicator) -> dict[str, float]:
     """

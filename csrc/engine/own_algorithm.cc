@@ -28,8 +28,8 @@ OwnAlgorithm::OwnAlgorithm(Collective collective, int root, const std::string& n
   PYCOMM_CHECK(flaw.empty(), "algorithm '", name, "' is wrong for ", name_of(collective), " on ", size_,
                " ranks: ", flaw);
   for (const bool in_place : {false, true})
-    compiled_[in_place] = std::make_shared<const CompiledPlan>([&](int of_rank) { return plans[of_rank]; },
-                                                               rank, in_place);
+    compiled_[in_place] =
+        std::make_shared<const CompiledPlan>([&](int of_rank) { return plans[of_rank]; }, rank, in_place);
   std::string everything;
   bool mapped = false, meets = false, messages = false;
   for (int from = 0; from < size_; ++from) {
