@@ -15,7 +15,11 @@ def draw(result: Row, path: Path) -> None:
 
     matplotlib.use("Agg")
     # Text as text, and the same bytes for the same numbers.
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "pycomm"})
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "pycomm"}):
+        _draw(result, path)
+
+
+def _draw(result: Row, path: Path) -> None:
     from matplotlib import pyplot
 
     operations = list(dict.fromkeys(row["op"] for row in result["rows"] if row["bytes"]))

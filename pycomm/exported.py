@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
+from typing import Any
 
 from pycomm.communicator import Communicator
-from pycomm.exchange import exchange
 
 # Set beside them: they are ours, and say nothing about processes that this one starts.
 _MARK = "PYCOMM_EXPORTED"
@@ -21,14 +22,16 @@ def are_ours() -> bool:
     return _MARK in os.environ
 
 
-def export(world: Communicator) -> None:
+def export(world: Communicator, gather: Callable[[Any], list[Any]]) -> None:
     """Set them for this process and those it starts. Collective; a MASTER_ADDR and MASTER_PORT that were
-    given stay."""
+    given stay.
+
+    gather: gives everyone's values, by rank; not the world's, whose operations are the user's.
+    """
     given = [os.environ.get(name) for name in _MASTER]
-    master = exchange(world, None if are_ours() or None in given else given)
-    mine = _free_address(world.local_size == world.size) if world.rank == 0 and not all(master) else None
-    chosen = exchange(world, mine)[0] or master[0]
-    os.environ.update(zip(_MASTER, chosen, strict=True))
+    masters = gather(None if are_ours() or None in given else given)
+    mine = _free_address(world.local_size == world.size) if world.rank == 0 and not all(masters) else None
+    os.environ.update(zip(_MASTER, gather(mine)[0] or masters[0], strict=True))
     os.environ |= {
         _MARK: "1",
         "RANK": str(world.rank),

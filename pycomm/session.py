@@ -69,10 +69,7 @@ def init(comm: Any = None, trace: str | os.PathLike[str] | None = None) -> Commu
             _check_variables(0, 1)
         trace = trace or os.environ.get("PYCOMM_TRACE")
         connect = partial(_connect, 0, 1, {}, [0]) if alone else partial(_connect_mpi, comm)
-        world = _begin(connect, comm, trace)
-        if not alone and comm is None:
-            export(world)
-        return world
+        return _begin(connect, comm, trace)
 
 
 def init_over(rank: int, size: int, exchange: Callable[[bytes, float], list[bytes]]) -> Communicator:
@@ -167,7 +164,9 @@ def _register_exit() -> None:
 
 def _close(world: Communicator, crash: str | None = None) -> None:
     global _healthy
-    broken = world.broken
+    # A group's failure is this process's too: a peer may wait in it for ever.
+    groups = [world, *world._world.groups]
+    broken = next((group.broken for group in groups if group.broken is not None), None)
     try:
         _end_recording(crash or (str(broken) if broken else None))
     finally:
@@ -217,6 +216,7 @@ def _connect_mpi(comm: Any, trace_events: int) -> Communicator:
             "Import pycomm before mpi4py, or rebuild one of them."
         )
     _check_launcher(MPI.COMM_WORLD.Get_size(), ours)
+    whole = comm is None
     if comm is None:
         comm = MPI.COMM_WORLD
         _check_variables(comm.Get_rank(), comm.Get_size())
@@ -226,7 +226,11 @@ def _connect_mpi(comm: Any, trace_events: int) -> Communicator:
     leader = node.bcast(comm.Get_rank(), root=0)
     node.Free()
     nodes = comm.allgather(leader)
-    return _connect(comm.Get_rank(), comm.Get_size(), {"mpi": comm.py2f() & 0xFFFFFFFF}, nodes, trace_events)
+    handles = {"mpi": comm.py2f() & 0xFFFFFFFF}
+    world = _connect(comm.Get_rank(), comm.Get_size(), handles, nodes, trace_events)
+    if whole:
+        export(world, comm.allgather)
+    return world
 
 
 def _start_mpi() -> None:

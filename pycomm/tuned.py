@@ -52,7 +52,7 @@ def load() -> tuple[str, str]:
         if not named and not path.exists():
             return "", ""
         return lines_of(read(path)), ""
-    except (InvalidArgument, RuntimeError) as error:
+    except (InvalidArgument, RuntimeError, OSError) as error:
         return (f"!PYCOMM_TUNED: {error}", "") if named else ("", f"not used: {error}")
 
 

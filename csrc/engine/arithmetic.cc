@@ -1,9 +1,8 @@
 #include "engine/arithmetic.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
+#include <fstream>
 
 #include "core/error.h"
 #include "kernels/kernels.h"
@@ -111,13 +110,17 @@ void reduce_pairwise(const View& dst, std::span<const Operand> operands, ReduceO
   divide(dst, finish.divisor);
 }
 
+// Linux says what one cache holds; sysconf() may add up those of a whole socket.
 std::int64_t last_cache_bytes() {
-  constexpr std::int64_t kUsual = std::int64_t{32} << 20;
-#ifdef _SC_LEVEL3_CACHE_SIZE
-  static const std::int64_t bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  if (bytes > 0) return bytes;
-#endif
-  return kUsual;
+  static const std::int64_t bytes = [] {
+    constexpr std::int64_t kUsual = std::int64_t{32} << 20;
+    std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index3/size");
+    std::int64_t size = 0;
+    char unit = ' ';
+    if (!(file >> size >> unit) || size <= 0) return kUsual;
+    return size << (unit == 'M' ? 20 : unit == 'K' ? 10 : 0);
+  }();
+  return bytes;
 }
 
 void copy_operand(const View& dst, Operand operand, Finish finish, Results results) {

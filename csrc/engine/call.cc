@@ -37,14 +37,6 @@ void check_op(const Call& call) {
                ": only sum and avg of floating dtypes are scaled");
 }
 
-void check_order(const Call& call, int size) {
-  if (call.order == Order::any) return;
-  PYCOMM_CHECK(reduces(call.collective), "order ", name_of(call.order), " in ", name_of(call.collective),
-               ", which adds nothing");
-  PYCOMM_CHECK(exists(call.order, size), "order ", name_of(call.order), " on ", size,
-               " ranks: expected a power of two; order rank serves every number of ranks");
-}
-
 void check_codec(const Call& call, const Codec& codec) {
   if (codec.lossless) return;
   const DType dtype = call.input.dtype;
@@ -133,6 +125,14 @@ bool checked_in_place(const Call& call, const Layout& layout, int rank) {
 
 }  // namespace
 
+void check_order(Collective collective, Order order, int size) {
+  if (order == Order::any) return;
+  PYCOMM_CHECK(reduces(collective), "order ", name_of(order), " in ", name_of(collective),
+               ", which adds nothing");
+  PYCOMM_CHECK(exists(order, size), "order ", name_of(order), " on ", size,
+               " ranks: expected a power of two; order rank serves every number of ranks");
+}
+
 Layout CheckedCall::layout(const Call& call, const Spec& spec, int chunks) const {
   return call.counts.empty() ? Layout::even(spec, count, chunks)
                              : Layout::chosen(spec, call.counts, call.received);
@@ -143,7 +143,7 @@ CheckedCall check_call(const Call& call, int rank, int size) {
   check_root(call, rank, size);
   check_own(call, size);
   check_op(call);
-  check_order(call, size);
+  check_order(call.collective, call.order, size);
   check_codec(call, checked.codec);
   check_parts(call, rank, size);
   PYCOMM_CHECK(call.input.dtype == call.output.dtype, name_of(call.collective), ": input is ",

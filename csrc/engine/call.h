@@ -52,6 +52,9 @@ struct CheckedCall {
   Layout layout(const Call& call, const Spec& spec, int chunks) const;
 };
 
+// Throws InvalidArgument where so many ranks cannot add in that order, or nothing is added.
+void check_order(Collective collective, Order order, int size);
+
 // Throws InvalidArgument, saying what was expected and what came.
 CheckedCall check_call(const Call& call, int rank, int size);
 

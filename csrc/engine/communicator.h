@@ -38,6 +38,7 @@ class Communicator {
   void check(const Call& call) { choose(call, check_call(call, rank(), size())); }
   // How the algorithm of such a call is chosen. Local; throws InvalidArgument for a name that is none.
   Explanation explain(Choice choice, std::string_view named) {
+    check_order(choice.collective, choice.order, size());
     choice.size = size();
     choice.mapped = node_count_ == 1;
     return selector_.explain(choice, named);

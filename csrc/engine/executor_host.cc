@@ -70,6 +70,7 @@ void HostExecutor::begin() {
     lane.next_segment = 0;
     lane.opened = false;
   }
+  told_ = false;
   local_next_ = 0;
   unfinished_ = plan_.steps.size();
   bytes_sent_ = 0;
@@ -173,6 +174,7 @@ bool HostExecutor::post_send(Lane& lane) {
         lane.transport->post_send(lane.world_peer, tag_, {flight.block.data(), sizeof(Header) + bytes});
     lane.opened = true;
   }
+  told_ |= plan_.steps[step].step.op == Op::meet;
   bytes_sent_ += static_cast<std::int64_t>(bytes);
   lane.flights.push_back(std::move(flight));
   step_on(lane);

@@ -55,15 +55,13 @@ bool HostExecutor::withdraw() {
 // Whether peers may read and write our buffers: they know where these lie, and have not all come to the last
 // meet.
 bool HostExecutor::exposed() const {
-  bool sent = false;
   bool open = false;
   for (std::size_t i = 0; i < progress_.size(); ++i) {
     const Step& step = plan_.steps[i].step;
     if (step.op != Op::meet) continue;
-    sent |= progress_[i].parts_left < 2 * static_cast<int>(step.peers.size());
     open = progress_[i].done == 0;
   }
-  return sent && open;
+  return told_ && open;
 }
 
 bool HostExecutor::waits_for(int world_peer) const {

@@ -52,7 +52,8 @@ OwnAlgorithm::OwnAlgorithm(Collective collective, int root, const std::string& n
       .summary = "the caller's own",
       .lossy_codecs = (messages || !meets) && flaw_of(collective, root, plans, {}).empty(),
       .orders = std::move(orders),
-      .rounds_once = flaw_of(collective, root, plans, {.lossy_codecs = false, .rounds_once = true}).empty(),
+      // What is read from peers' memory has not passed a codec, as an order asks of every contribution.
+      .rounds_once = !meets && flaw_of(collective, root, plans, {.lossy_codecs = false, .rounds_once = true}).empty(),
       .uneven = collective != Collective::all_to_all,  // it may pass on blocks of unknown size
       .mapped = mapped};
 }

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import torch.distributed as dist
+
 from pycomm import session
 from pycomm.communicator import Communicator
 from pycomm.errors import InvalidArgument
@@ -27,7 +29,7 @@ def create(options: Any, backend_options: Any = None) -> PycommProcessGroup:
         )
     rank, size = int(options.group_rank), int(options.group_size)
     members = list(options.global_ranks_in_group)  # none: the default group
-    exchange = StoreExchange(options.store, rank, size)
+    exchange = StoreExchange(options.store, rank, size, members)
     world = _world(rank, size, members, exchange)
     timeout_s = options.timeout.total_seconds()
     communicator = world.subgroup(
@@ -39,7 +41,10 @@ def create(options: Any, backend_options: Any = None) -> PycommProcessGroup:
 
 def _world(rank: int, size: int, members: list[int], exchange: StoreExchange) -> Communicator:
     """The communicator of all ranks; started where it is not."""
-    if session.is_initialized() or session.under_launcher() or (size == 1 and not members):
+    # Slurm's variables stand in its allocations whatever starts the processes.
+    by_torchrun = dist.is_torchelastic_launched() and not members
+    by_launcher = session.under_launcher() and not by_torchrun
+    if session.is_initialized() or by_launcher or (size == 1 and not members):
         world = session.init()
     elif members:
         raise InvalidArgument(

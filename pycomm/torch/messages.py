@@ -17,6 +17,7 @@ from torch import Tensor
 from pycomm.communicator import Communicator
 from pycomm.errors import InvalidArgument, PycommError, Timeout
 from pycomm.mailbox import Mailbox, Message
+from pycomm.torch.memory import moved, put, room_for
 
 _SLICE_S = 1e-3  # for how long one waiting thread keeps the others from looking
 
@@ -36,18 +37,15 @@ class Receive:
     def done(self) -> bool:
         if not self.ended:
             self._inbox.advance(self, 0.0)
+            self._give_up_late()
         return self.ended
 
     def wait(self, timeout: float | None = None) -> None:
         until_s = None if timeout is None else time.monotonic() + timeout
         while not self.ended:
             self._inbox.advance(self, _SLICE_S)
-            now_s = time.monotonic()
-            if not self.ended and now_s > self._deadline_s:
-                self._inbox.give_up(
-                    self, Timeout(f"recv: no message from {self._whom()} within {self._timeout_s} s")
-                )
-            elif not self.ended and until_s is not None and now_s > until_s:
+            self._give_up_late()
+            if not self.ended and until_s is not None and time.monotonic() > until_s:
                 raise Timeout(f"not done within {timeout} s; the operation goes on")
         if self.error is not None:
             raise self.error
@@ -55,19 +53,24 @@ class Receive:
     def take(self, message: Message) -> None:
         """Fill the tensor; a message that does not fit is an error of this receive."""
         self.source = message.source
-        content = message.content
-        if content.dtype != self.tensor.dtype or content.numel() != self.tensor.numel():
+        content, target = message.content, moved(room_for(self.tensor))
+        if content.dtype != target.dtype or content.numel() != target.numel():
             self.error = InvalidArgument(
                 f"recv: rank {message.source} sent {content.numel()} elements of {content.dtype}; expected "
-                f"{self.tensor.numel()} of {self.tensor.dtype}"
+                f"{target.numel()} of {target.dtype}"
             )
         else:
-            self.tensor.copy_(content.view(self.tensor.shape))
+            put(content.view(self.tensor.dtype), self.tensor)
         self.ended = True
 
     def fail(self, error: BaseException) -> None:
         self.error = error
         self.ended = True
+
+    def _give_up_late(self) -> None:
+        if not self.ended and time.monotonic() > self._deadline_s:
+            error = Timeout(f"recv: no message from {self._whom()} within {self._timeout_s} s")
+            self._inbox.give_up(self, error)
 
     def _whom(self) -> str:
         return "anyone" if self.source is None else f"rank {self.source}"
@@ -132,7 +135,7 @@ class Messages:
         self._lock = threading.Lock()
 
     def send(self, tensor: Tensor, peer: int, tag: int, timeout_s: float) -> Any:
-        return self._communicator.mailbox(tag).send_async(peer, tensor, timeout=timeout_s)
+        return self._communicator.mailbox(tag).send_async(peer, moved(tensor), timeout=timeout_s)
 
     def recv(self, tensor: Tensor, source: int | None, tag: int, timeout_s: float) -> Receive:
         with self._lock:

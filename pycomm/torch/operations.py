@@ -7,7 +7,8 @@ and receives are matched by rank and tag.
 
 Errors are pycomm's, which are RuntimeErrors: MismatchError where ranks made different calls, Timeout when the
 group's timeout (or the call's own) is over, Aborted after abort(). All leave the group broken; but
-InvalidArgument, raised before anything moves, does not.
+InvalidArgument does not: it is raised before anything moves, or for a message that does not fit, which is
+gone.
 """
 
 from __future__ import annotations

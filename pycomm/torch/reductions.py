@@ -108,8 +108,17 @@ def reduction_of(op: Any, dtype: torch.dtype) -> Reduction:
             raise InvalidArgument(f"{name} of {dtype}; expected sum or avg of complex numbers")
         return Reduction(name, view=dtype.to_real(), ratio=2)
     if bitwise or dtype not in NATIVE:
-        return Reduction(name)
+        return _checked(Reduction(name), dtype)
     return Reduction(name, view=dtype)
+
+
+def _checked(reduction: Reduction, dtype: torch.dtype) -> Reduction:
+    """Raises InvalidArgument where torch cannot fold that dtype: before anything is gathered."""
+    try:
+        reduction.fold(torch.empty(2, 0, dtype=dtype))
+    except (RuntimeError, NotImplementedError) as error:
+        raise InvalidArgument(f"{reduction.op} of {dtype}: {error}") from None
+    return reduction
 
 
 def _premultiplied(op: Any, dtype: torch.dtype) -> Reduction:

@@ -18,6 +18,8 @@ import torch.distributed.distributed_c10d as c10d
 from torch import Tensor
 
 _SLICE_S = 1e-3  # for how long the completion thread waits for one work before it looks at the others
+_PASS_S = 1e-6  # enough for the engine to go over what is in flight once
+_END_S = 1.0  # for a callback that runs when the interpreter ends
 
 
 Finish = Callable[[], None]
@@ -52,7 +54,7 @@ class PycommWork(c10d.Work):
         try:
             for pending in self._pending:
                 pending.wait(seconds)
-        except BaseException:
+        except Exception:  # but not KeyboardInterrupt
             if not self.is_completed():
                 raise
         self._end()
@@ -61,10 +63,17 @@ class PycommWork(c10d.Work):
         return True
 
     def is_completed(self) -> bool:
-        """Whether the operation has ended, well or not. Does not block."""
-        if not self._finished and all(pending.done() for pending in self._pending):
+        """Whether the operation has ended, well or not. Does not block, but moves what can be moved: without
+        a progress thread nobody else may."""
+        if not self._finished and not self.has_ended():
+            self._advance(_PASS_S)
+        if not self._finished and self.has_ended():
             self._end()
         return self._finished
+
+    def has_ended(self) -> bool:
+        """The same, moving and finishing nothing."""
+        return all(pending.done() for pending in self._pending)
 
     def is_success(self) -> bool:
         return self.is_completed() and self._error is None
@@ -91,10 +100,13 @@ class PycommWork(c10d.Work):
 
     def await_slice(self) -> None:
         """Let the engine work on this for a moment; completion thread only."""
+        self._advance(_SLICE_S)
+
+    def _advance(self, seconds: float) -> None:
         try:
             for pending in self._pending:
-                pending.wait(_SLICE_S)
-        except BaseException:  # told by is_completed() and the future
+                pending.wait(seconds)
+        except Exception:  # noqa: S110  # told when the work is finished
             pass
 
     def _end(self) -> None:
@@ -150,44 +162,60 @@ def all_of(works: Sequence[PycommWork]) -> PycommWork:
 
 
 class Completions:
-    """The thread that completes futures nobody waits for. It starts with the first one, and ends before the
-    interpreter does: a thread that is still in the engine then would be torn out of it."""
+    """Completes the futures that nobody waits for. One thread watches at a time; before it completes what has
+    ended it hands the watch to another, for a callback of a future may wait for a future in its turn. The
+    threads end before the interpreter does: one that is still in the engine then would be torn out of it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._works: list[PycommWork] = []
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._idle = 0  # of the threads
+        self._watched = False
         self._ending = False
 
     def watch(self, work: PycommWork) -> None:
         """Complete the work's future when it is done. Does not block."""
         with self._changed:
             self._works.append(work)
-            self._changed.notify()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="pycomm.torch futures", daemon=True)
-                self._thread.start()
+            if not self._threads:
                 atexit.register(self._end)
+                self._start()
+            self._changed.notify()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="pycomm.torch futures", daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._works and not self._ending:
+                self._idle += 1
+                while not self._ending and (self._watched or not self._works):
                     self._changed.wait()
+                self._idle -= 1
                 if self._ending:
                     return
+                self._watched = True
                 works = list(self._works)
             works[0].await_slice()
-            ended = {id(work) for work in works if work.is_completed()}
+            ended = {id(work): work for work in works if work.has_ended()}
             with self._changed:
                 self._works = [work for work in self._works if id(work) not in ended]
+                self._watched = False
+                if ended and not self._idle:
+                    self._start()
+                self._changed.notify()
+            for work in ended.values():
+                work.is_completed()
 
     def _end(self) -> None:
         with self._changed:
             self._ending = True
-            self._changed.notify()
-        if self._thread is not None:
-            self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(_END_S)
 
 
 COMPLETIONS = Completions()

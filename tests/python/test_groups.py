@@ -117,7 +117,7 @@ def test_split_in_two_threads_at_once_is_refused_not_confused() -> None:
         thread.start()
         while not comm._world.splitting.locked():
             pass
-        with pytest.raises(pycomm.InvalidArgument, match="split"):
+        with pytest.raises(pycomm.InvalidArgument, match="making a group"):
             b.split(0)
         entered.set()
         thread.join(20)

@@ -122,7 +122,10 @@ ROUNDING = {"none": (4, 2.0**-24, 2.0**-150), "fp16": (2, 2.0**-11, 2.0**-25)}  
 
 
 @pytest.mark.parametrize("codec", ROUNDING)
-def test_a_hundred_ranks_send_what_theory_says_and_train(codec: str, table: Table) -> None:
+def test_a_hundred_ranks_send_what_theory_says_and_train(
+    codec: str, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYCOMM_ALGO", "all_reduce:ring")
     wire_bytes, unit, least = ROUNDING[codec]
     initial, parts = network(), two_samples_each()
     results = run_threads(RANKS, train, initial, parts, codec, transport="inproc")
