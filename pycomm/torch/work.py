@@ -106,7 +106,7 @@ class PycommWork(c10d.Work):
         try:
             for pending in self._pending:
                 pending.wait(seconds)
-        except Exception:  # noqa: S110  # told when the work is finished
+        except Exception:  # told when the work is finished
             pass
 
     def _end(self) -> None:

@@ -46,6 +46,23 @@ def said_nothing(outcome: Outcome) -> None:
     assert (outcome.status, lines) == (0, []), outcome
 
 
+def test_a_rank_whose_group_broke_does_not_wait_for_the_others_at_exit(tmp_path: Path) -> None:
+    source = (
+        HEAD
+        + """
+    group = comm.split(0)
+    if comm.rank == 1:
+        time.sleep(30)
+    try:
+        group.all_reduce(np.ones(1), timeout=0.5)
+    except pycomm.Timeout:
+        now("failing")
+        sys.exit(3)
+    """
+    )
+    failed(run(2, script(tmp_path, source), limit_s=25))
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -157,7 +157,12 @@ def test_a_scaled_sum_of_16_bit_numbers_does_not_overflow_on_its_way() -> None:
             "order tree on 3 ranks: expected a power of two",
         ),
         (2, "float32", {"order": "random"}, "order is 'random'; expected any, rank or tree"),
-        (4, "float32", {"order": "rank", "algorithm": "ring"}, "in order rank: .*; these can: direct, mapped$"),
+        (
+            4,
+            "float32",
+            {"order": "rank", "algorithm": "ring"},
+            "in order rank: .*; these can: direct, mapped$",
+        ),
         (
             4,
             "float32",

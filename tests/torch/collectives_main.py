@@ -4,6 +4,7 @@ inputs: dtypes, operators, awkward shapes. Prints how many cases agreed."""
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
@@ -191,6 +192,16 @@ def futures() -> None:
     doubled.wait()  # without a wait for the work
     equal("future", doubled.value(), expected_reduction(ADD, 9, torch.float32) * 2)
     assert work.is_completed() and work.is_success()
+    work = dist.all_reduce(tensor, async_op=True)
+    until_s = time.monotonic() + 20
+    while not work.is_completed():  # moves what can be moved, with no thread to do it
+        assert time.monotonic() < until_s
+        time.sleep(1e-4)
+    first = dist.all_reduce(torch.ones(4), async_op=True).get_future()
+    # A callback that waits for another future, as torch's PowerSGD hook does.
+    second = first.then(lambda _: dist.all_reduce(torch.ones(5), async_op=True).get_future().wait()[0])
+    second.wait()
+    equal("future in a future", second.value(), torch.full((5,), float(dist.get_world_size())))
     transposed = filled("transposed", dist.get_rank(), torch.int16)
     dist.all_reduce(transposed, async_op=True).get_future().wait()
     equal("future of a copy", transposed, expected_reduction(ADD, 35, torch.int16))
@@ -216,6 +227,15 @@ def messages() -> None:
     works[0].wait()
     equal("tag 6", first, values(left, 4, torch.int64, salt=6))
     equal("tag 6 again", second, values(left, 4, torch.int64, salt=6))
+    weight = torch.zeros(3, requires_grad=True)  # pipelines receive into such
+    sent.append(dist.isend(torch.ones(3), right, tag=7))
+    dist.recv(weight, left, tag=7)
+    equal("a leaf", weight.detach(), torch.ones(3))
+    eight = torch.arange(6).to(torch.float8_e5m2)
+    sent.append(dist.isend(eight, right, tag=8))
+    received = torch.zeros(6, dtype=torch.float8_e5m2)
+    dist.recv(received, left, tag=8)
+    equal("8 bits", received.float(), eight.float())
     dist.recv(first, left, tag=5)
     equal("tag 5", first, values(left, 4, torch.int64, salt=5))
     for work in sent:

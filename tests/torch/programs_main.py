@@ -14,6 +14,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -53,6 +54,14 @@ def ddp() -> Result:
 def ddp_fp16_hook() -> Result:
     model = DistributedDataParallel(layers())
     model.register_comm_hook(None, fp16_compress_hook)
+    train(model, torch.optim.SGD(model.parameters(), 0.1), dist.get_rank())
+    return model.parameters()
+
+
+def ddp_power_sgd_hook() -> Result:
+    model = DistributedDataParallel(layers())
+    state = PowerSGDState(None, start_powerSGD_iter=2, use_error_feedback=False, warm_start=False)
+    model.register_comm_hook(state, powerSGD_hook)
     train(model, torch.optim.SGD(model.parameters(), 0.1), dist.get_rank())
     return model.parameters()
 
@@ -154,6 +163,7 @@ def hook_of_ours() -> Result:
 PROGRAMS: list[Callable[[], Result]] = [
     ddp,
     ddp_fp16_hook,
+    ddp_power_sgd_hook,
     zero_redundancy,
     fsdp2,
     hybrid_fsdp2,

@@ -48,11 +48,11 @@ def test_torchrun_starts_ranks_without_mpi(tmp_path: Path) -> None:
     program = script(
         tmp_path,
         """
-        import torch, torch.distributed as dist, pycomm.torch
+        import sys, torch, torch.distributed as dist, pycomm.torch
         dist.init_process_group("pycomm")
         x = torch.ones(3) * dist.get_rank()
         dist.all_reduce(x)
-        print(f"rank {dist.get_rank()}: {x.tolist()}")
+        sys.stdout.write(f"rank {dist.get_rank()}: {x.tolist()}\\n")
         dist.destroy_process_group()
         """,
     )
