@@ -263,7 +263,7 @@ def groups() -> None:
 
 
 if __name__ == "__main__":
-    pycomm.init()
+    world = pycomm.init()
     dist.init_process_group("pycomm", timeout=timedelta(seconds=40))
     for part in (
         all_reduce,
@@ -279,6 +279,7 @@ if __name__ == "__main__":
         part()
     counted = cases
     dist.destroy_process_group()
+    world.barrier()  # torch's store of the first group is gone, and none connects to it
     dist.init_process_group("pycomm")  # again, in the same process
     tensor = torch.ones(1)
     dist.all_reduce(tensor)

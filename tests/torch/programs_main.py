@@ -176,7 +176,7 @@ PROGRAMS: list[Callable[[], Result]] = [
 ]
 
 if __name__ == "__main__":
-    pycomm.init()
+    world = pycomm.init()
     for backend in sys.argv[1:]:
         dist.init_process_group(backend, timeout=datetime.timedelta(seconds=60))
         for program in PROGRAMS:
@@ -184,3 +184,4 @@ if __name__ == "__main__":
             if dist.get_rank() == 0:
                 print(json.dumps([backend, program.__name__, numbers]), flush=True)
         dist.destroy_process_group()
+        world.barrier()  # torch's store is gone, and none connects to it for the next group
