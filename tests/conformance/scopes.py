@@ -47,7 +47,7 @@ def scopes(transport: str, size: int) -> Iterator[Scope]:
     """The passes that one world makes."""
     small = (
         "algorithms"
-        if transport in BETWEEN_PROCESSES
+        if transport in BETWEEN_PROCESSES or size == 8
         else "triples"
         if transport == "inproc" and size in (2, 3)
         else "pairs"
