@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -136,16 +136,6 @@ def test_steps_are_those_of_data_parallel_and_of_one_process(optimizer: str, sta
             torch.testing.assert_close(value, whole[name], rtol=1e-5, atol=1e-7)
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Several compute threads cut what torch's fused optimizers step, and its edges are rounded otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -156,6 +146,8 @@ def test_where_sums_have_one_order_bits_are_those_of_data_parallel(
         original = wide_model()
 
         def rank(comm: Communicator) -> State:
+            # Several compute threads cut what torch's fused optimizers step, and edges are rounded otherwise.
+            torch.set_num_threads(1)
             model = copy.deepcopy(original)
             stepping = OPTIMIZERS[optimizer](model)
             with kind(model, comm, stepping, loss_reduction="sum", global_count=COUNT, **options):
