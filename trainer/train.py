@@ -54,7 +54,7 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
         if validation.ended:  # but for the last words
             held = most(strategy.memory(), comm)
             strategy.close()
-            metrics.add(rows[-1] | validation.test(step))
+            metrics.amend(validation.test(step))
         while not validation.ended:
             step += 1
             start = time.monotonic()
@@ -94,11 +94,11 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
             if saver.due(step, last=validation.ended is not None):
                 with trace_span("save", step=step):
                     saver.save(step, strategy.state_slices(), run.facts(config, step))
+            metrics.add(row)  # before anything that can fail: the checkpoint of this step needs it
             if validation.ended:
                 held = most(strategy.memory(), comm)
                 strategy.close()
-                row |= validation.test(step)
-            metrics.add(row)
+                metrics.amend(validation.test(step))
         on_rank_0(comm, partial(run.save, config.out / FINAL, step))
         saver.finish(step)
         result = summary(config, run, metrics, comm, held)
@@ -169,4 +169,4 @@ def _begin(
         if checkpoint is not None and checkpoint.best is not None:
             with replacing(config.out / BEST) as path:
                 shutil.copyfile(checkpoint.best, path)
-    return Metrics(config.out, comm.rank, run.steps, rows[:-1] if run.validation.ended else rows)
+    return Metrics(config.out, comm.rank, run.steps, rows)
