@@ -68,6 +68,7 @@ class Shards:
             for size, dtype in zip(layout.sizes, layout.dtypes, strict=True)
         ]
         self._gathering: list[pycomm.Work[Any]] = []
+        self._given_back = False
         for slot, (bucket, offset, count) in zip(slots, layout.places, strict=True):
             view = self.flat[bucket][offset : offset + count].view(slot.parameter.shape)
             if comm.rank == 0 or not shared:
@@ -116,17 +117,26 @@ class Shards:
         """Blocks until all parameters are everyone's."""
         while self._gathering:
             self._gathering.pop(0).wait()
+        if self._given_back:
+            self._part()
 
     def give_back(self) -> None:
         """The optimizer holds whole parameters again; the state of their slices is dropped. Parameters that
-        ranks share become each one's own."""
-        if self._shared:
-            for slot in self.slots:
-                slot.parameter.data = slot.parameter.data.clone()
+        ranks share become each one's own, while some are on their way only with the next wait()."""
+        self._given_back = True
+        if not self._gathering:
+            self._part()
         for group, parameters in zip(self._optimizer.param_groups, self._whole, strict=False):
             group["params"] = parameters
         for own in self.slices:
             self._optimizer.state.pop(own, None)
+
+    def _part(self) -> None:
+        """Parameters that ranks share become each one's own."""
+        if self._shared:
+            for slot in self.slots:
+                slot.parameter.data = slot.parameter.data.clone()
+        self._shared = False
 
     def _into_optimizer(self) -> None:
         state = self._optimizer.state

@@ -106,10 +106,11 @@ class Zero(Parallel):
             bucket_bytes=bucket_bytes,
             broadcast_buffers=broadcast_buffers,
         )
+        self._closed = False
         self._model_hooks = [
             module.register_forward_pre_hook(self._before_module) for module in model.modules()
         ]
-        self._model_hooks.append(model.register_state_dict_pre_hook(self._before_module))  # type: ignore[no-untyped-call]
+        self._model_hooks.append(model.register_state_dict_pre_hook(self._before_state_dict))  # type: ignore[no-untyped-call]
         # There is no hook for this; the gradients to clear are not those of the slices.
         optimizer.zero_grad = self._clear  # type: ignore[method-assign]
 
@@ -164,6 +165,10 @@ class Zero(Parallel):
     def load_slices(self, reader: SliceReader) -> None:
         self._shards.load(self._model, reader)
 
+    def check_parameters(self) -> None:
+        self.wait()
+        super().check_parameters()
+
     def close(self) -> None:
         """Blocks until parameters are everyone's; removes all hooks, and the optimizer has whole parameters
         again, without state."""
@@ -171,12 +176,18 @@ class Zero(Parallel):
         super().close()
 
     def _release(self) -> None:
+        """After an exception, parameters may be on their way: the model's hooks stay until they are there."""
         super()._release()
+        vars(self._stepped).pop("zero_grad", None)
+        self._shards.give_back()
+        self._closed = True
+        if not self._shards.gathering:
+            self._unhook()
+
+    def _unhook(self) -> None:
         for hook in self._model_hooks:
             hook.remove()
         self._model_hooks.clear()
-        vars(self._stepped).pop("zero_grad", None)
-        self._shards.give_back()
 
     def _over_ranks(self, squares: float) -> float:
         return float(self._comm.all_reduce(np.array([squares]))[0])
@@ -190,6 +201,12 @@ class Zero(Parallel):
     def _before_module(self, *_: object) -> None:
         if self._shards.gathering:
             self.wait()
+        if self._closed:
+            self._unhook()
+
+    def _before_state_dict(self, *_: object) -> None:
+        if self._shards.gathering:
+            self.wait()  # and no more: torch is iterating over the hooks
 
     def _before_step(self, *hook: Any) -> None:
         super()._before_step(*hook)
