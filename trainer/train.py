@@ -7,6 +7,7 @@ whether or not it divides the batch, and also where a rank has no sample at all.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from functools import partial
@@ -22,13 +23,14 @@ from trainer.checkpoint.saving import Saver, tidy
 from trainer.checkpoint.stored import FOLDER, Checkpoint
 from trainer.config import CONFIG_FILE, FitConfig
 from trainer.divergence import LastGood, StepLoss, check_gradients
-from trainer.errors import TrainerError
+from trainer.errors import DivergedError, TrainerError
 from trainer.files import on_every_rank, on_rank_0, replacing, writing
 from trainer.memory import most
 from trainer.metrics import ROWS_FILE, SUMMARY_FILE, Metrics, read_summary
 from trainer.preparation import Run, prepare
 from trainer.rows import read_rows_until
 from trainer.sampler import Batch
+from trainer.strategy import Strategy
 from trainer.summary import headline, summary
 from trainer.weights import BEST, FINAL, LAST_GOOD
 
@@ -73,7 +75,7 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
                     saver.all_written()
                 gradients = strategy.gradients(run.model)
                 check_gradients(gradients, step, comm, equal=strategy.equal_gradients)
-                norm = None if config.clip_norm is None else strategy.clip_grad_norm_(config.clip_norm)
+                norm = None if config.clip_norm is None else _clip(strategy, config.clip_norm, step)
                 last_good.updating()
                 strategy.step()
             row = {
@@ -119,6 +121,14 @@ def _forward_backward(
     with trace_span("backward", step=step):
         run.strategy.loss(summed, batch).backward()
     return loss
+
+
+def _clip(strategy: Strategy, max_norm: float, step: int) -> float:
+    """The norm before. Raises DivergedError, on every rank, for one that is not finite."""
+    norm = strategy.clip_grad_norm_(max_norm)
+    if not math.isfinite(norm):
+        raise DivergedError(f"the norm of the gradients is {norm} at step {step}", step - 1)
+    return norm
 
 
 def _rows_until(checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
