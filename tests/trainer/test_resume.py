@@ -124,6 +124,22 @@ def test_a_run_goes_on_in_another_folder_with_its_rows(tmp_path: Path) -> None:
     assert list(saved(tmp_path / "other" / "checkpoints")) == [13]
 
 
+@pytest.mark.parametrize("how", ["a bare name", "a link"])
+def test_a_checkpoint_is_where_its_folder_is_however_it_is_named(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = train(2, tmp_path / "whole", **MOMENTUM)
+    out = interrupted(tmp_path / "whole", tmp_path / "resumed", 10)
+    if how == "a bare name":
+        monkeypatch.chdir(out / "checkpoints")
+        name = "step-000010"
+    else:
+        (tmp_path / "newest").symlink_to(out / "checkpoints" / "step-000010")
+        name = str(tmp_path / "newest")
+    assert train(2, out, **MOMENTUM, resume=name) == expected
+    assert rows(out) == rows(tmp_path / "whole")
+
+
 def test_a_checkpoint_that_was_moved_away_from_its_rows_begins_new_ones(tmp_path: Path) -> None:
     expected = train(2, tmp_path / "whole", **MOMENTUM)
     moved = tmp_path / "somewhere" / "x" / "kept"
