@@ -26,6 +26,7 @@ from trainer.checkpoint.slices import (
     share,
 )
 from trainer.errors import TrainerError
+from trainer.files import on_every_rank
 from trainer.gradients import Slot
 from trainer.layout import Piece, ShardLayout
 from trainer.shared_memory import shared_zeros
@@ -177,9 +178,10 @@ class Shards:
 
     def load(self, model: nn.Module, reader: SliceReader) -> None:
         """The same back, whoever saved it: the model whole, of the optimizer's state this rank's slices."""
-        load_model(model, reader)
-        if self._shared:
-            self._comm.barrier()
+        if self._shared:  # nobody goes on before all have written, nor where one could not
+            on_every_rank(self._comm, lambda: load_model(model, reader))
+        else:
+            load_model(model, reader)
         for slot, piece, own in self._mine():
             state: dict[str, Tensor] = {}
             for key in reader.states(slot.name):
