@@ -66,8 +66,9 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
             strategy.before_forward(batch)
             last_good.before(step)
             streams.begin(config.seed, step, comm.rank)
+            written = saver.written  # before the trouble: a write that has failed in between is not written
             trouble = metrics.trouble or saver.trouble
-            loss = _forward_backward(run, batch, step, comm, trouble, saver.written)
+            loss = _forward_backward(run, batch, step, comm, trouble, written)
             with trace_span("step", step=step):
                 strategy.synchronize()
                 mean_loss = loss.result()

@@ -207,6 +207,31 @@ def test_a_full_disk_ends_all_ranks_and_leaves_the_last_checkpoint(
     assert resumed[0]["param_sha256"] == expected[0]["param_sha256"]
 
 
+def test_a_write_that_fails_while_a_step_asks_for_trouble_ends_all_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+    trouble = Saver.trouble
+
+    def full(path: Path, tensors: Any) -> None:
+        assert asked.wait(60)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def failing_behind(self: Saver) -> TrainerError | None:
+        found: TrainerError | None = trouble.fget(self)  # type: ignore[attr-defined]
+        if self._pending is not None:
+            asked.set()
+            self._pending.written.exception()
+        return found
+
+    monkeypatch.setattr(stored, "write_tensors", full)
+    monkeypatch.setattr(Saver, "trouble", property(failing_behind))
+    said = messages(2, StoppedError, out=tmp_path, steps=50, save_every=2)
+    assert len(set(said)) == 1
+    assert "part-0.safetensors: No space left" in said[0]
+    assert whole(tmp_path) == []
+
+
 def test_files_that_may_not_be_that_long_are_an_error_without_leftovers(tmp_path: Path) -> None:
     options = {"model": "mlp", "model_options": {"hidden": 4000}, "out": tmp_path, "save_every": 1}
     with files_of(16384):
