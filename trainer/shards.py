@@ -20,6 +20,7 @@ from trainer.checkpoint.slices import (
     OPTIMIZER,
     Slice,
     SliceReader,
+    buffers,
     load_model,
     model_tensors,
     read_whole,
@@ -174,7 +175,7 @@ class Shards:
                     )
         sharded = {MODEL + slot.name for slot in self.slots if slot.parameter.numel()}
         rest = {name: tensor for name, tensor in model_tensors(model).items() if name not in sharded}
-        yield from share(rest, self._comm.rank, self._comm.size)
+        yield from share(rest, self._comm.rank, self._comm.size, buffers(model))
 
     def load(self, model: nn.Module, reader: SliceReader) -> None:
         """The same back, whoever saved it: the model whole, of the optimizer's state this rank's slices."""
