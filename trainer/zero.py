@@ -78,15 +78,7 @@ class Zero(Parallel):
         bucket_bytes: int = 25 << 20,
         broadcast_buffers: bool = True,
     ) -> None:
-        if stage not in (1, 2):
-            raise TrainerError(f"stage: expected 1 or 2, got {stage!r}")
-        if pool < 1:
-            raise TrainerError(f"pool: expected 1 bucket or more, got {pool}")
-        if stage == 2 and overlap == "off":
-            raise TrainerError(
-                "stage 2 reduces from within backward, to have its memory back: expected overlap auto or on, "
-                "got off"
-            )
+        check(Wire(overlap=overlap), stage=stage, pool=pool, share_params=share_params)
         check_elementwise(optimizer)
         if share_params:
             check_shareable(comm)
@@ -231,12 +223,28 @@ class Zero(Parallel):
         self._model.zero_grad(set_to_none)
 
 
+def check(wire: Wire, *, stage: int, pool: int = POOL, share_params: bool = False) -> None:
+    """Raises TrainerError for what Zero refuses whatever the model."""
+    if stage not in (1, 2):
+        raise TrainerError(f"stage: expected 1 or 2, got {stage!r}")
+    if type(pool) is not int or pool < 1:
+        raise TrainerError(f"pool: expected 1 bucket or more, got {pool!r}")
+    if type(share_params) is not bool:
+        raise TrainerError(f"share_params: expected true or false, got {share_params!r}")
+    if stage == 2 and wire.overlap == "off":
+        raise TrainerError(
+            "stage 2 reduces from within backward, to have its memory back: expected overlap auto or on, "
+            "got off"
+        )
+    if wire.grad_reduction != "global_mean":
+        raise TrainerError(f"Zero: expected grad_reduction global_mean, got {wire.grad_reduction}")
+
+
 def of_wire(
     model: nn.Module, comm: Communicator, optimizer: torch.optim.Optimizer, wire: Wire, **own: Any
 ) -> Zero:
     """For `fit`: `own` are Zero's own arguments."""
-    if wire.grad_reduction != "global_mean":
-        raise TrainerError(f"Zero: expected grad_reduction global_mean, got {wire.grad_reduction}")
+    check(wire, **own)
     return Zero(
         model,
         comm,
