@@ -39,6 +39,8 @@ def main(arguments: Sequence[str]) -> int:
     options, more = parser.parse_known_args(arguments)
     if options.hosts < 2 or options.ranks < 1:
         parser.error(f"expected --hosts from 2 and --ranks from 1, got {options.hosts} and {options.ranks}")
+    if options.json and not options.json.absolute().parent.is_dir():
+        parser.error(f"--json {options.json}: there is no such folder")
     try:
         with tempfile.TemporaryDirectory() as folder, hosts(options.hosts, options.rate) as network:
             made = Path(folder) / "result.json"

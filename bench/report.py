@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def render(result: Row, title: str) -> str:
     """One result as Markdown."""
-    tables = {"collectives": _collectives, "training": _training}[result["bench"]]
+    tables = {"collectives": _collectives, "selection": _selection, "training": _training}[result["bench"]]
     return "\n".join([f"# {title}", "", *_head(result), "", *tables(result)]) + "\n"
 
 
@@ -123,6 +123,25 @@ def _bandwidths(rows: Sequence[Row], limits: dict[int, Row]) -> list[str]:
         table.append([*cells, f"{bits * limit['bandwidth_gbps']:.2f}" if means else ""])
     said = f"Bus bandwidths; in brackets the share of what {of} allows, measured in the same run."
     return ["", *_table(head, table), "", said]
+
+
+# ---- selection
+
+
+def _selection(result: Row) -> list[str]:
+    lines: list[str] = []
+    for op in dict.fromkeys(row["op"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["op"] == op]
+        table = []
+        for row in rows:
+            times = row["time_us"]
+            cells = [_size(row["bytes"]), row["chosen"], f"{times['auto']:.1f}", row["best"]]
+            cells += [f"{times[row['best']]:.1f}", f"{row['auto_to_best']:.2f}"]
+            table.append([*cells, f"{row['predicted_us']:.1f}", f"{row['predicted_to_auto']:.2f}"])
+        head = ["bytes", "chosen", "auto, µs", "best forced", "best, µs", "auto / best"]
+        head += ["predicted, µs", "predicted / auto"]
+        lines += [f"## {op}, {rows[0]['dtype']}", "", *_table(head, table), ""]
+    return [*lines, "Times: median of the worst rank. auto: the call that names no algorithm."]
 
 
 # ---- training

@@ -15,9 +15,10 @@ import numpy as np
 import pycomm
 from bench import output
 from bench.collectives import counts_of, parse_bytes, sizes_of
+from bench.errors import BenchError
 from bench.facts import facts
 from bench.implementations.pycomm import Pycomm
-from bench.operations import OPERATIONS, Case, operation
+from bench.operations import OPERATIONS, Case, Operation, operation
 from bench.options import Parser, names
 from bench.output import Row
 from bench.ranks import Ranks
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = _parser(ranks.rank)
     options = parser.parse_args(arguments)
     with parser.reporting():
-        operations = [operation(name) for name in names(options.op)]
+        operations = [_chosen_for(name) for name in names(options.op)]
         sizes = sizes_of(options.min, options.max, options.factor)
         budget = Budget(options.seconds, options.iters, options.warmup)
         output.check_writable(options.json, ranks)
@@ -59,6 +60,13 @@ def main(arguments: Sequence[str]) -> int:
         print(f"# predicted/auto furthest off {far:.2f} ({off['op']}, {off['bytes']} bytes)")
         output.write(options.json, result)
     return 0
+
+
+def _chosen_for(name: str) -> Operation:
+    op = operation(name)
+    if not op.sized:
+        raise BenchError(f"{name} moves no vector: its algorithm is not chosen by size")
+    return op
 
 
 def measure_choice(case: Case, ranks: Ranks, budget: Budget) -> Row:

@@ -23,7 +23,10 @@ def clip(
     A norm that is not finite changes nothing.
     """
     held = list(gradients)
-    norm = math.sqrt(over_ranks(math.fsum(torch.linalg.vector_norm(part).item() ** 2 for part in held)))
+    norms = [torch.linalg.vector_norm(part, dtype=torch.float64).item() for part in held]
+    norm = math.sqrt(
+        over_ranks(sum((part * part for part in norms), 0.0))
+    )  # not **, which raises OverflowError
     if math.isfinite(norm) and norm > max_norm:
         for part in held:
             part.mul_(max_norm / (norm + STABILITY))

@@ -10,10 +10,13 @@ import math
 from argparse import ArgumentError
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from trainer.errors import TrainerError, naming_extras
 from trainer.files import replacing
+
+if TYPE_CHECKING:
+    from trainer.strategy import Wire
 
 CONFIG_FILE = "config.yaml"  # in a run's folder
 DEFAULT_EPOCHS = 5
@@ -132,6 +135,12 @@ class FitConfig:
         """Steps from one evaluation to the next; 0 for none before the end."""
         return self.eval_every or self.eval_every_epochs * steps_per_epoch
 
+    def wire(self) -> Wire:
+        """How gradients travel."""
+        from trainer.strategy import Wire
+
+        return Wire(self.codec, self.overlap, int(self.bucket_mb * 2**20), self.grad_reduction)
+
     def save(self, path: Path) -> None:
         """Writes a YAML file that `--config` and read_config() take."""
         with replacing(path) as partial:
@@ -190,6 +199,7 @@ class FitConfig:
 
         MODELS.factory(self.model)
         STRATEGIES.bind(self.strategy, "model", "comm", "optimizer", "wire", **self.strategy_options)
+        STRATEGIES.check(self.strategy, self.wire(), **self.strategy_options)
         options = together("data_options", self.data_options, {"seed": self.seed}, "--seed")
         validation_fraction = DATA.bind(self.data, **options).get("validation_fraction")
         if self.patience and validation_fraction == 0:

@@ -140,6 +140,8 @@ class LastGood:
             raise KeyboardInterrupt(self._kept_alone()) from error
 
     def _kept_alone(self) -> str:
+        if not self._begun:
+            return "before the first step"
         if not self._sound:
             return f"in or after the update of step {self._begun}, whose parameters were not kept"
         step = self._begun - 1

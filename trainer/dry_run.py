@@ -58,9 +58,10 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
         sizes, dtypes = shards.sizes, shards.dtypes
     state = state_bytes(maker(config.optimizer, config.lr, config.optimizer_options), slots)
     pool = config.strategy_options.get("pool", POOL)
+    shared = config.strategy_options.get("share_params", False)
 
     def held(strategy: str, count: int) -> Held:
-        return estimate(strategy, model, slots, state, count, bucket_bytes, pool)
+        return estimate(strategy, model, slots, state, count, bucket_bytes, pool, shared=shared)
 
     payload = {codec: _payload_bytes(sizes, dtypes, codec) for codec in pycomm.info()["codecs"]}
     return {

@@ -26,6 +26,15 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """The same for a file that is read."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainerError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Within it, write the file that it gives; afterwards that is on the disk, and has replaced `path`.
 

@@ -55,8 +55,11 @@ def estimate(
     ranks: int,
     bucket_bytes: int,
     pool: int,
+    *,
+    shared: bool,
 ) -> Held:
-    """What a rank of `ranks` will hold, the average one."""
+    """What a rank of `ranks` will hold, the average one. `shared`: where parameters are in shards, the ranks
+    have one copy of them."""
     places = [slot.place for slot in slots]
     state = sum(slot.parameter.numel() * state_bytes[slot.parameter.dtype] for slot in slots)
     parameters = sum(parameter.nbytes for parameter in model.parameters())
@@ -65,11 +68,11 @@ def estimate(
         return Held(parameters, sum(_nbytes(sizes, dtypes)), state)
     shards = shard_layout(places, ranks, bucket_bytes)
     buckets = _nbytes(shards.sizes, shards.dtypes)
-    padding = sum(buckets) - sum(slot.parameter.nbytes for slot in slots)
+    frozen = parameters - sum(slot.parameter.nbytes for slot in slots)
     gradients = sum(buckets)
     if strategy == "zero2" and pool < len(buckets):
         gradients = sum(buckets) // ranks + sum(max(buckets[lane::pool]) for lane in range(pool))
-    return Held(parameters + padding, gradients, state // ranks)
+    return Held(frozen + sum(buckets) // (ranks if shared else 1), gradients, state // ranks)
 
 
 def per_parameter(

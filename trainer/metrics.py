@@ -55,6 +55,20 @@ class Metrics:
             self._bar.set_postfix(loss=f"{row['loss']:.4f}", **_rounded(row), refresh=False)
             self._bar.update()
 
+    def amend(self, values: dict[str, Any]) -> None:
+        """Gives the last row what became known after it was added."""
+        self.rows[-1] = self.rows[-1] | values
+        if not self._writes or self.trouble:
+            return
+        try:
+            self._file.rewrite(self.rows)
+        except TrainerError as error:
+            self.trouble = error
+        if self._bar.disable:
+            print(f"step {self.rows[-1]['step']}/{self._steps}{_shown(values)}", file=sys.stderr, flush=True)
+        else:
+            self._bar.set_postfix(loss=f"{self.rows[-1]['loss']:.4f}", **_rounded(self.rows[-1]))
+
     def sync(self) -> None:
         """Blocks until the rows are on the disk. Rank 0 only, in any thread. Raises TrainerError if one is
         not."""
@@ -93,10 +107,9 @@ class Metrics:
 
     def _show_line(self, row: dict[str, Any]) -> None:
         step = row["step"]
-        evaluated = _rounded(row)
+        evaluated = _shown(row)
         if evaluated or step == 1 or step == self._steps or step % max(1, self._steps // LINES) == 0:
-            shown = "".join(f"  {name} {value}" for name, value in evaluated.items())
-            line = f"step {step}/{self._steps}  loss {row['loss']:.4f}  {row['step_ms']:.1f} ms{shown}"
+            line = f"step {step}/{self._steps}  loss {row['loss']:.4f}  {row['step_ms']:.1f} ms{evaluated}"
             print(line, file=sys.stderr, flush=True)
 
 
@@ -109,6 +122,10 @@ def read_summary(path: Path) -> dict[str, Any]:
     if not isinstance(summary, dict) or "steps" not in summary:
         raise TrainerError(f"{path}: expected a summary with steps")
     return summary
+
+
+def _shown(row: dict[str, Any]) -> str:
+    return "".join(f"  {name} {value}" for name, value in _rounded(row).items())
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, str]:

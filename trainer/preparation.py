@@ -26,7 +26,7 @@ from trainer.sampler import Sampler
 from trainer.schedules import make_schedule, replay
 from trainer.state import check_equal, data_sha256
 from trainer.stopping import Stopping
-from trainer.strategy import STRATEGIES, Strategy, Wire
+from trainer.strategy import STRATEGIES, Strategy
 from trainer.validation import Validation, check_patience
 from trainer.weights import save_weights
 
@@ -117,9 +117,8 @@ def _local(config: FitConfig, rank: int, ranks: int, checkpoint: Checkpoint | No
 
 
 def _strategy(config: FitConfig, comm: Communicator, local: Local) -> Strategy:
-    wire = Wire(config.codec, config.overlap, int(config.bucket_mb * 2**20), config.grad_reduction)
-    options = config.strategy_options
-    strategy = STRATEGIES.build(config.strategy, local.model, comm, local.optimizer, wire, **options)
+    parts = local.model, comm, local.optimizer, config.wire()
+    strategy = STRATEGIES.build(config.strategy, *parts, **config.strategy_options)
     if config.clip_norm is not None and type(strategy).clip_grad_norm_ is Strategy.clip_grad_norm_:
         raise TrainerError(f"clip_norm: strategy {type(strategy).__name__} does not clip gradients")
     if config.save_every and type(strategy).state_slices is Strategy.state_slices:

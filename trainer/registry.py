@@ -27,15 +27,21 @@ class Registry(Generic[T]):
         self.kind = kind
         self._package = package
         self._factories: dict[str, Callable[..., T]] = {}
+        self._checks: dict[str, Callable[..., None]] = {}
         self._loaded = False
 
-    def register(self, name: str) -> Callable[[Factory], Factory]:
-        """Decorator for a factory: a function or a class. A name can be taken once."""
+    def register(
+        self, name: str, *, check: Callable[..., None] | None = None
+    ) -> Callable[[Factory], Factory]:
+        """Decorator for a factory: a function or a class. A name can be taken once. `check` raises
+        TrainerError for arguments that the factory would refuse, as far as can be seen without building."""
 
         def add(factory: Factory) -> Factory:
             if name in self._factories:
                 raise TrainerError(f"{self.kind} {name!r} is registered twice")
             self._factories[name] = factory
+            if check is not None:
+                self._checks[name] = check
             return factory
 
         return add
@@ -58,6 +64,12 @@ class Registry(Generic[T]):
     def bind(self, name: str, /, *args: Any, **options: Any) -> dict[str, Any]:
         """What the factory would get, defaults included. Raises TrainerError as bind() does."""
         return bind(f"{self.kind} {name!r}", self.factory(name), *args, **options)
+
+    def check(self, name: str, /, *args: Any, **options: Any) -> None:
+        """Calls what was registered as the factory's `check`, if anything was."""
+        self._load()
+        if name in self._checks:
+            self._checks[name](*args, **options)
 
     def _load(self) -> None:
         if self._loaded:

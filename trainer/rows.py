@@ -1,9 +1,9 @@
 """metrics.jsonl: a row of JSON per step.
 
 It has: step (from 1), epoch (from 0), loss (mean over the step's samples or tokens, before the update),
-samples (of all ranks), lr, step_ms, exposed_comm_ms, and after an evaluation `validation` or `eval`. Times
-are rank 0's; step_ms is batch to update, without evaluation; exposed_comm_ms is from the end of backward to
-the last reduction.
+samples (of all ranks), lr, step_ms, exposed_comm_ms; where gradients are clipped grad_norm, their norm
+before; and after an evaluation `validation` or `eval`. Times are rank 0's; step_ms is batch to update,
+without evaluation; exposed_comm_ms is from the end of backward to the last reduction.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ class RowWriter:
         self._path = path
         self._bytes = 0
         if rows:
-            with replacing(path) as partial:
-                partial.write_bytes(b"".join(map(_line, rows)))
+            _write(path, rows)
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("ab" if rows else "wb", buffering=0)
@@ -49,6 +48,15 @@ class RowWriter:
                     self._file.truncate(self._bytes)
                 raise
         self._bytes += len(line)
+
+    def rewrite(self, rows: Sequence[dict[str, Any]]) -> None:
+        """The file has those rows in the place of its own, or, where it raises TrainerError, still its own.
+        Not while another thread is in sync()."""
+        _write(self._path, rows)
+        with writing(self._path):
+            self._file.close()
+            self._file = self._path.open("ab", buffering=0)
+            self._bytes = self._file.tell()
 
     def sync(self) -> None:
         """Blocks until the rows are on the disk. May be called in another thread than the others."""
@@ -86,6 +94,11 @@ def read_rows_until(path: Path, step: int) -> list[dict[str, Any]]:
         if got == step:
             return rows
     raise TrainerError(f"{path}: expected rows up to step {step}, got {len(rows)} rows")
+
+
+def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with replacing(path) as partial:
+        partial.write_bytes(b"".join(map(_line, rows)))
 
 
 def _line(row: dict[str, Any]) -> bytes:

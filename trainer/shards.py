@@ -20,12 +20,14 @@ from trainer.checkpoint.slices import (
     OPTIMIZER,
     Slice,
     SliceReader,
+    buffers,
     load_model,
     model_tensors,
     read_whole,
     share,
 )
 from trainer.errors import TrainerError
+from trainer.files import on_every_rank
 from trainer.gradients import Slot
 from trainer.layout import Piece, ShardLayout
 from trainer.shared_memory import shared_zeros
@@ -68,6 +70,7 @@ class Shards:
             for size, dtype in zip(layout.sizes, layout.dtypes, strict=True)
         ]
         self._gathering: list[pycomm.Work[Any]] = []
+        self._given_back = False
         for slot, (bucket, offset, count) in zip(slots, layout.places, strict=True):
             view = self.flat[bucket][offset : offset + count].view(slot.parameter.shape)
             if comm.rank == 0 or not shared:
@@ -116,17 +119,26 @@ class Shards:
         """Blocks until all parameters are everyone's."""
         while self._gathering:
             self._gathering.pop(0).wait()
+        if self._given_back:
+            self._part()
 
     def give_back(self) -> None:
         """The optimizer holds whole parameters again; the state of their slices is dropped. Parameters that
-        ranks share become each one's own."""
-        if self._shared:
-            for slot in self.slots:
-                slot.parameter.data = slot.parameter.data.clone()
+        ranks share become each one's own, while some are on their way only with the next wait()."""
+        self._given_back = True
+        if not self._gathering:
+            self._part()
         for group, parameters in zip(self._optimizer.param_groups, self._whole, strict=False):
             group["params"] = parameters
         for own in self.slices:
             self._optimizer.state.pop(own, None)
+
+    def _part(self) -> None:
+        """Parameters that ranks share become each one's own."""
+        if self._shared:
+            for slot in self.slots:
+                slot.parameter.data = slot.parameter.data.clone()
+        self._shared = False
 
     def _into_optimizer(self) -> None:
         state = self._optimizer.state
@@ -163,13 +175,14 @@ class Shards:
                     )
         sharded = {MODEL + slot.name for slot in self.slots if slot.parameter.numel()}
         rest = {name: tensor for name, tensor in model_tensors(model).items() if name not in sharded}
-        yield from share(rest, self._comm.rank, self._comm.size)
+        yield from share(rest, self._comm.rank, self._comm.size, buffers(model))
 
     def load(self, model: nn.Module, reader: SliceReader) -> None:
         """The same back, whoever saved it: the model whole, of the optimizer's state this rank's slices."""
-        load_model(model, reader)
-        if self._shared:
-            self._comm.barrier()
+        if self._shared:  # nobody goes on before all have written, nor where one could not
+            on_every_rank(self._comm, lambda: load_model(model, reader))
+        else:
+            load_model(model, reader)
         for slot, piece, own in self._mine():
             state: dict[str, Tensor] = {}
             for key in reader.states(slot.name):

@@ -78,7 +78,7 @@ def _memory(held: dict[str, int], config: FitConfig, run: Run, ranks: int) -> di
     """What the rank with the most holds, beside what the formula says."""
     slots = slots_of(run.model, None)
     state = state_bytes(maker(config.optimizer, config.lr, config.optimizer_options), slots)
-    shared = bool(config.strategy_options.get("share_params"))
+    shared = config.strategy_options.get("share_params", False)
     count = sum(parameter.numel() for parameter in run.model.parameters())
     return {
         "bytes_per_rank": held,

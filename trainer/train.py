@@ -7,6 +7,7 @@ whether or not it divides the batch, and also where a rank has no sample at all.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from functools import partial
@@ -22,13 +23,14 @@ from trainer.checkpoint.saving import Saver, tidy
 from trainer.checkpoint.stored import FOLDER, Checkpoint
 from trainer.config import CONFIG_FILE, FitConfig
 from trainer.divergence import LastGood, StepLoss, check_gradients
-from trainer.errors import TrainerError
+from trainer.errors import DivergedError, TrainerError
 from trainer.files import on_every_rank, on_rank_0, replacing, writing
 from trainer.memory import most
 from trainer.metrics import ROWS_FILE, SUMMARY_FILE, Metrics, read_summary
 from trainer.preparation import Run, prepare
 from trainer.rows import read_rows_until
 from trainer.sampler import Batch
+from trainer.strategy import Strategy
 from trainer.summary import headline, summary
 from trainer.weights import BEST, FINAL, LAST_GOOD
 
@@ -54,7 +56,7 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
         if validation.ended:  # but for the last words
             held = most(strategy.memory(), comm)
             strategy.close()
-            metrics.add(rows[-1] | validation.test(step))
+            metrics.amend(validation.test(step))
         while not validation.ended:
             step += 1
             start = time.monotonic()
@@ -64,8 +66,9 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
             strategy.before_forward(batch)
             last_good.before(step)
             streams.begin(config.seed, step, comm.rank)
+            written = saver.written  # before the trouble: a write that has failed in between is not written
             trouble = metrics.trouble or saver.trouble
-            loss = _forward_backward(run, batch, step, comm, trouble, saver.written)
+            loss = _forward_backward(run, batch, step, comm, trouble, written)
             with trace_span("step", step=step):
                 strategy.synchronize()
                 mean_loss = loss.result()
@@ -73,7 +76,7 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
                     saver.all_written()
                 gradients = strategy.gradients(run.model)
                 check_gradients(gradients, step, comm, equal=strategy.equal_gradients)
-                norm = None if config.clip_norm is None else strategy.clip_grad_norm_(config.clip_norm)
+                norm = None if config.clip_norm is None else _clip(strategy, config.clip_norm, step)
                 last_good.updating()
                 strategy.step()
             row = {
@@ -94,11 +97,11 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
             if saver.due(step, last=validation.ended is not None):
                 with trace_span("save", step=step):
                     saver.save(step, strategy.state_slices(), run.facts(config, step))
+            metrics.add(row)  # before anything that can fail: the checkpoint of this step needs it
             if validation.ended:
                 held = most(strategy.memory(), comm)
                 strategy.close()
-                row |= validation.test(step)
-            metrics.add(row)
+                metrics.amend(validation.test(step))
         on_rank_0(comm, partial(run.save, config.out / FINAL, step))
         saver.finish(step)
         result = summary(config, run, metrics, comm, held)
@@ -119,6 +122,14 @@ def _forward_backward(
     with trace_span("backward", step=step):
         run.strategy.loss(summed, batch).backward()
     return loss
+
+
+def _clip(strategy: Strategy, max_norm: float, step: int) -> float:
+    """The norm before. Raises DivergedError, on every rank, for one that is not finite."""
+    norm = strategy.clip_grad_norm_(max_norm)
+    if not math.isfinite(norm):
+        raise DivergedError(f"the norm of the gradients is {norm} at step {step}", step - 1)
+    return norm
 
 
 def _rows_until(checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
@@ -169,4 +180,4 @@ def _begin(
         if checkpoint is not None and checkpoint.best is not None:
             with replacing(config.out / BEST) as path:
                 shutil.copyfile(checkpoint.best, path)
-    return Metrics(config.out, comm.rank, run.steps, rows[:-1] if run.validation.ended else rows)
+    return Metrics(config.out, comm.rank, run.steps, rows)

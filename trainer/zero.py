@@ -78,15 +78,7 @@ class Zero(Parallel):
         bucket_bytes: int = 25 << 20,
         broadcast_buffers: bool = True,
     ) -> None:
-        if stage not in (1, 2):
-            raise TrainerError(f"stage: expected 1 or 2, got {stage!r}")
-        if pool < 1:
-            raise TrainerError(f"pool: expected 1 bucket or more, got {pool}")
-        if stage == 2 and overlap == "off":
-            raise TrainerError(
-                "stage 2 reduces from within backward, to have its memory back: expected overlap auto or on, "
-                "got off"
-            )
+        check(Wire(overlap=overlap), stage=stage, pool=pool, share_params=share_params)
         check_elementwise(optimizer)
         if share_params:
             check_shareable(comm)
@@ -106,10 +98,11 @@ class Zero(Parallel):
             bucket_bytes=bucket_bytes,
             broadcast_buffers=broadcast_buffers,
         )
+        self._closed = False
         self._model_hooks = [
             module.register_forward_pre_hook(self._before_module) for module in model.modules()
         ]
-        self._model_hooks.append(model.register_state_dict_pre_hook(self._before_module))  # type: ignore[no-untyped-call]
+        self._model_hooks.append(model.register_state_dict_pre_hook(self._before_state_dict))  # type: ignore[no-untyped-call]
         # There is no hook for this; the gradients to clear are not those of the slices.
         optimizer.zero_grad = self._clear  # type: ignore[method-assign]
 
@@ -164,6 +157,10 @@ class Zero(Parallel):
     def load_slices(self, reader: SliceReader) -> None:
         self._shards.load(self._model, reader)
 
+    def check_parameters(self) -> None:
+        self.wait()
+        super().check_parameters()
+
     def close(self) -> None:
         """Blocks until parameters are everyone's; removes all hooks, and the optimizer has whole parameters
         again, without state."""
@@ -171,12 +168,18 @@ class Zero(Parallel):
         super().close()
 
     def _release(self) -> None:
+        """After an exception, parameters may be on their way: the model's hooks stay until they are there."""
         super()._release()
+        vars(self._stepped).pop("zero_grad", None)
+        self._shards.give_back()
+        self._closed = True
+        if not self._shards.gathering:
+            self._unhook()
+
+    def _unhook(self) -> None:
         for hook in self._model_hooks:
             hook.remove()
         self._model_hooks.clear()
-        vars(self._stepped).pop("zero_grad", None)
-        self._shards.give_back()
 
     def _over_ranks(self, squares: float) -> float:
         return float(self._comm.all_reduce(np.array([squares]))[0])
@@ -190,6 +193,12 @@ class Zero(Parallel):
     def _before_module(self, *_: object) -> None:
         if self._shards.gathering:
             self.wait()
+        if self._closed:
+            self._unhook()
+
+    def _before_state_dict(self, *_: object) -> None:
+        if self._shards.gathering:
+            self.wait()  # and no more: torch is iterating over the hooks
 
     def _before_step(self, *hook: Any) -> None:
         super()._before_step(*hook)
@@ -214,12 +223,28 @@ class Zero(Parallel):
         self._model.zero_grad(set_to_none)
 
 
+def check(wire: Wire, *, stage: int, pool: int = POOL, share_params: bool = False) -> None:
+    """Raises TrainerError for what Zero refuses whatever the model."""
+    if stage not in (1, 2):
+        raise TrainerError(f"stage: expected 1 or 2, got {stage!r}")
+    if type(pool) is not int or pool < 1:
+        raise TrainerError(f"pool: expected 1 bucket or more, got {pool!r}")
+    if type(share_params) is not bool:
+        raise TrainerError(f"share_params: expected true or false, got {share_params!r}")
+    if stage == 2 and wire.overlap == "off":
+        raise TrainerError(
+            "stage 2 reduces from within backward, to have its memory back: expected overlap auto or on, "
+            "got off"
+        )
+    if wire.grad_reduction != "global_mean":
+        raise TrainerError(f"Zero: expected grad_reduction global_mean, got {wire.grad_reduction}")
+
+
 def of_wire(
     model: nn.Module, comm: Communicator, optimizer: torch.optim.Optimizer, wire: Wire, **own: Any
 ) -> Zero:
     """For `fit`: `own` are Zero's own arguments."""
-    if wire.grad_reduction != "global_mean":
-        raise TrainerError(f"Zero: expected grad_reduction global_mean, got {wire.grad_reduction}")
+    check(wire, **own)
     return Zero(
         model,
         comm,

@@ -413,6 +413,17 @@ def test_the_choice_is_timed_beside_every_forced_algorithm(tmp_path: Path) -> No
         assert row["auto_to_best"] == pytest.approx(times["auto"] / times[row["best"]])
         assert row["predicted_to_auto"] == pytest.approx(row["predicted_us"] / times["auto"])
         assert f"{op:>15}" in outcome.stdout and row["chosen"] in times
+    table = report.render(result_of(tmp_path), "choice")
+    assert "## gather, float32" in table
+    row = rows["all_reduce"]
+    assert f"| 64 | {row['chosen']} | {row['time_us']['auto']:.1f} | {row['best']} | " in table
+
+
+def test_an_operation_without_sizes_has_no_choice_to_time(tmp_path: Path) -> None:
+    outcome = run(2, "-m", "bench", "selection", *options(tmp_path, "--op", "all_reduce,barrier"))
+    assert outcome.status == 2
+    said = "python -m bench selection: barrier moves no vector: its algorithm is not chosen by size"
+    assert outcome.stderr.count(said) == 1 and "Traceback" not in outcome.stderr
 
 
 def test_training_steps_on_two_ranks(tmp_path: Path) -> None:

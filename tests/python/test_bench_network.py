@@ -45,6 +45,17 @@ def test_one_host_is_no_network(arguments: list[str], capsys: pytest.CaptureFixt
     assert "expected --hosts from 2 and --ranks from 1, got" in capsys.readouterr().err
 
 
+def test_a_result_without_a_folder_is_refused_before_there_are_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(network, "hosts", lambda *_: pytest.fail("made hosts"))
+    path = tmp_path / "none" / "result.json"
+    with pytest.raises(SystemExit) as end:
+        network.main(["--json", str(path)])
+    assert end.value.code == 2
+    assert f"--json {path}: there is no such folder" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(hosts.why_not() is not None, reason=str(hosts.why_not()))
 def test_collectives_are_timed_between_hosts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "result.json"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from dying_disk import DyingDisk, Killed
-from torch import Tensor
+from torch import Tensor, nn
 
 from pycomm import Communicator
 from pycomm.testing import run_threads
@@ -25,6 +25,7 @@ from trainer.checkpoint.saving import Saver
 from trainer.checkpoint.slices import Slice
 from trainer.checkpoint.stored import Checkpoint, saved
 from trainer.errors import CollectiveError, DivergedError, StoppedError
+from trainer.models import MODELS
 from trainer.rows import read_rows
 from trainer.weights import trained_on
 
@@ -207,6 +208,48 @@ def test_a_full_disk_ends_all_ranks_and_leaves_the_last_checkpoint(
     assert resumed[0]["param_sha256"] == expected[0]["param_sha256"]
 
 
+def test_a_write_that_fails_while_a_step_asks_for_trouble_ends_all_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+    trouble = Saver.trouble
+
+    def full(path: Path, tensors: Any) -> None:
+        assert asked.wait(60)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def failing_behind(self: Saver) -> TrainerError | None:
+        found: TrainerError | None = trouble.fget(self)  # type: ignore[attr-defined]
+        if self._pending is not None:
+            asked.set()
+            self._pending.written.exception()
+        return found
+
+    monkeypatch.setattr(stored, "write_tensors", full)
+    monkeypatch.setattr(Saver, "trouble", property(failing_behind))
+    said = messages(2, StoppedError, out=tmp_path, steps=50, save_every=2)
+    assert len(set(said)) == 1
+    assert "part-0.safetensors: No space left" in said[0]
+    assert whole(tmp_path) == []
+
+
+def test_a_file_that_cannot_be_read_back_ends_all_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    def failing(path: Path, mode: str = "r", *more: Any, **options: Any) -> Any:
+        if path.name == "part-1.safetensors" and mode == "rb":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return opened(path, mode, *more, **options)
+
+    monkeypatch.setattr(Path, "open", failing)
+    said = messages(2, StoppedError, out=tmp_path, steps=9, save_every=2)
+    assert "rank 1: cannot read " in said[0]
+    assert "part-1.safetensors: Input/output error" in said[0]
+    assert whole(tmp_path) == []
+
+
 def test_files_that_may_not_be_that_long_are_an_error_without_leftovers(tmp_path: Path) -> None:
     options = {"model": "mlp", "model_options": {"hidden": 4000}, "out": tmp_path, "save_every": 1}
     with files_of(16384):
@@ -253,6 +296,27 @@ def test_parameters_that_are_not_finite_never_become_a_checkpoint(tmp_path: Path
     said = messages(2, StoppedError, out=tmp_path, steps=9, save_every=1, lr=1e38)
     assert "; there is no checkpoint; " in said[0]
     assert whole(tmp_path) == []
+
+
+class Masked(nn.Linear):
+    """Has a buffer as a causal mask is one."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.register_buffer("mask", torch.full((5, 5), -torch.inf).triu(1))
+
+
+@pytest.mark.parametrize("strategy", ["data_parallel", "zero1"])
+def test_a_buffer_that_is_infinite_is_saved_and_resumed(strategy: str, tmp_path: Path) -> None:
+    if "masked" not in MODELS.names():
+        MODELS.register("masked")(Masked)
+    options = {**RUN, "model": "masked", "strategy": strategy, "out": tmp_path, "save_every": 2}
+    run_threads(2, lambda comm: fit(FitConfig(**options, steps=4), comm))
+    assert whole(tmp_path) == [2, 4]
+    with Checkpoint(tmp_path / "checkpoints" / "step-000004") as checkpoint:
+        assert torch.equal(checkpoint.tensor("model.mask"), Masked(1, 1).mask)
+    run_threads(2, lambda comm: fit(FitConfig(**options, steps=5, resume="auto"), comm))
+    assert whole(tmp_path) == [4, 5]
 
 
 def test_a_run_that_diverges_keeps_what_was_being_saved_and_says_so(tmp_path: Path) -> None:
@@ -328,6 +392,23 @@ def test_nothing_gets_its_name_before_it_is_on_the_disk(tmp_path: Path) -> None:
     assert str(tmp_path / "checkpoints") in synced  # of the last name, too
     first = disk.seen.index(("rename", _names(tmp_path, 2)))
     assert ("fsync", (str(tmp_path / "metrics.jsonl"),)) in disk.seen[:first]
+
+
+def test_a_copy_of_the_best_weights_is_on_the_disk_before_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system without links."""
+
+    def without(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", without)
+    with pytest.MonkeyPatch.context() as patch:
+        disk = DyingDisk(patch, math.inf)
+        run_threads(1, lambda comm: fit(FitConfig(**{**RUN, **KILLED}, out=tmp_path), comm))
+    named = disk.seen.index(("rename", _names(tmp_path, 2)))
+    copy = str(tmp_path / "checkpoints" / "step-000002.partial" / "best.safetensors")
+    assert ("fsync", (copy,)) in disk.seen[:named]
 
 
 def _names(out: Path, step: int) -> tuple[str, str]:

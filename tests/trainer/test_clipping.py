@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from pycomm import Communicator
 from pycomm.testing import run_threads
 from trainer import FitConfig, TrainerError, fit
 from trainer.clipping import clip
+from trainer.errors import DivergedError
+from trainer.models import MODELS
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 1e3])
@@ -37,6 +41,53 @@ def test_a_norm_that_is_not_finite_changes_nothing(value: float) -> None:
     gradients = [torch.tensor([2.0]), torch.tensor([value])]
     assert not math.isfinite(clip(gradients, 1.0))
     assert gradients[0].item() == 2.0
+
+
+def test_gradients_whose_norm_overflows_float32_are_clipped() -> None:
+    gradients = [torch.tensor([3e38, 3e38]), torch.tensor([3e38])]
+    assert clip(gradients, 1.0) == pytest.approx(3e38 * math.sqrt(3), rel=1e-6)
+    for gradient in gradients:
+        torch.testing.assert_close(gradient, torch.full_like(gradient, 1 / math.sqrt(3)), rtol=1e-5, atol=0)
+
+
+def test_a_norm_that_overflows_float64_is_infinite_and_changes_nothing() -> None:
+    gradients = [
+        torch.tensor([1.3e154, 1.0], dtype=torch.float64),
+        torch.tensor([1e200], dtype=torch.float64),
+    ]
+    assert clip(gradients, 1.0) == math.inf
+    assert clip(gradients[:1] * 2, 1.0) == math.inf
+    assert gradients[0].tolist() == [1.3e154, 1.0]
+
+
+class Steep(nn.Module):
+    """Its loss is small, and the norm of its gradient no number of float64."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(inputs, outputs, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.double() @ self.weight * 1e200).float()
+
+
+def test_a_norm_that_is_not_finite_ends_all_ranks_before_the_update(tmp_path: Path) -> None:
+    if "steep" not in MODELS.names():
+        MODELS.register("steep")(Steep)
+    config = FitConfig(
+        data="linear", model="steep", steps=3, global_batch=10, clip_norm=1.0, threads=1, out=tmp_path
+    )
+
+    def rank(comm: Communicator) -> str:
+        with pytest.raises(DivergedError) as caught:
+            fit(config, comm)
+        return str(caught.value)
+
+    said = run_threads(2, rank)
+    assert said == [said[0]] * 2
+    assert "the norm of the gradients is inf at step 1; " in said[0]
+    assert "last_good.safetensors has the parameters after step 0" in said[0]
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
 def test_nothing_has_norm_0() -> None:

@@ -13,6 +13,7 @@ from pycomm import Communicator
 from pycomm.testing import run_threads
 from trainer import DATA, MODELS, STRATEGIES, Dataset, FitConfig, Strategy, TrainerError, fit, preparation
 from trainer.data import REGRESSION
+from trainer.divergence import LastGood
 from trainer.errors import DivergedError
 from trainer.sampler import Sampler
 from trainer.weights import load_weights
@@ -240,6 +241,16 @@ def test_an_interrupted_step_leaves_the_parameters_before_it(tmp_path: Path) -> 
     (said,) = run_threads(1, rank)
     assert said == f"in step 3; {tmp_path}/last_good.safetensors has the parameters after step 2"
     assert kept(tmp_path)[0] == 2
+
+
+def test_an_interrupt_before_the_first_step_says_so(tmp_path: Path) -> None:
+    def rank(comm: Communicator) -> str:
+        nothing = LastGood(tmp_path / "x", nn.Linear(1, 1), comm, lambda *_: pytest.fail("saved"))
+        with pytest.raises(KeyboardInterrupt) as caught, nothing:
+            raise KeyboardInterrupt
+        return str(caught.value)
+
+    assert run_threads(1, rank) == ["before the first step"]
 
 
 def test_an_interrupted_update_leaves_no_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

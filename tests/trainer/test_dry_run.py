@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from pycomm.testing import run_threads
 from trainer import MODELS, DataParallel, FitConfig, fit
 from trainer.__main__ import main
 from trainer.dry_run import dry_run, needs
+
+ZERO2 = ["--strategy", "zero2"]
 
 
 def linear(**options: object) -> FitConfig:
@@ -77,6 +80,21 @@ def test_memory_is_what_a_run_then_holds(strategy: str, ranks: int, tmp_path: Pa
     assert memory["formula"] == pytest.approx(p + g + s)
 
 
+@pytest.mark.parametrize("strategy", ["zero1", "zero2"])
+def test_memory_of_shared_parameters_is_divided_by_the_ranks(strategy: str, tmp_path: Path) -> None:
+    options = {"strategy": strategy, "bucket_mb": 2000 / 2**20, "steps": 1, "threads": 1, "global_batch": 8}
+    config = linear(**options, out=tmp_path, model_options={"hidden": [30, 20, 30]})
+    config.model, config.strategy_options = "mlp", {"share_params": True}
+    facts = needs(config, 4)
+    got = run_threads(4, lambda comm: fit(config, comm))[0]["memory"]["bytes_per_rank"]
+    assert facts["bytes_per_rank"]["parameters"] == got["parameters"]
+    alone = needs(replace(config, strategy_options={}), 4)
+    assert alone["bytes_per_rank"]["parameters"] // 4 == got["parameters"]
+    held = {by["ranks"]: by for by in facts["held_by_ranks"]}
+    assert held[4][strategy] == sum(facts["bytes_per_rank"].values())
+    assert held[4]["data_parallel"] == alone["held_by_ranks"][2]["data_parallel"]  # has all of them
+
+
 def test_payload_and_traffic_follow_the_codec() -> None:
     facts = needs(linear(), 5)
     assert facts["buckets"] == [{"elements": 128, "dtype": "float32", "bytes": 512}]
@@ -109,6 +127,10 @@ def test_the_table_shows_what_json_holds() -> None:
         (["--dry_run", "--epochs", "1", "--warmup_steps", "20"], "warmup_steps: expected 0 to 6"),
         (["--dry_run", "--patience", "2", "--eval_every", "5"], "patience needs a validation split"),
         (["--dry_run", "--strategy_options.a", "1"], "strategy 'data_parallel': got an unexpected keyword"),
+        (["--dry_run", *ZERO2, "--overlap", "off"], "expected overlap auto or on, got off"),
+        (["--dry_run", *ZERO2, "--grad_reduction", "rank_mean"], "expected grad_reduction global_mean"),
+        (["--dry_run", *ZERO2, "--strategy_options.pool", "0"], "pool: expected 1 bucket or more, got 0"),
+        (["--dry_run", *ZERO2, "--strategy_options.pool", "x"], "pool: expected 1 bucket or more, got 'x'"),
         (["--dry_run", "--bucket_mb", "1e-9"], "bucket_bytes"),
     ],
 )

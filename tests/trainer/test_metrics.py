@@ -31,6 +31,26 @@ def test_the_file_has_a_row_as_soon_as_it_is_added(tmp_path: Path) -> None:
             assert [json.loads(line)["step"] for line in lines] == list(range(1, step + 1))
 
 
+def test_the_last_row_is_in_the_file_before_and_after_it_is_amended(tmp_path: Path) -> None:
+    with Metrics(tmp_path, rank=0, steps=3, rows=[row(1, 2.0)]) as metrics:
+        metrics.add(row(2, 2.0))
+        assert read_rows(tmp_path / "metrics.jsonl") == [row(1, 2.0), row(2, 2.0)]
+        metrics.amend({"eval": {"loss": 0.5}})
+        amended = row(2, 2.0) | {"eval": {"loss": 0.5}}
+        assert metrics.rows == read_rows(tmp_path / "metrics.jsonl") == [row(1, 2.0), amended]
+        metrics.add(row(3, 2.0))
+    assert read_rows(tmp_path / "metrics.jsonl") == [row(1, 2.0), amended, row(3, 2.0)]
+
+
+def test_an_amendment_without_room_is_trouble_and_leaves_the_rows(tmp_path: Path) -> None:
+    with files_of(1024), Metrics(tmp_path, rank=0, steps=1) as metrics:
+        metrics.add(row(1, 2.0))
+        metrics.amend({"note": "x" * 2000})
+        with pytest.raises(TrainerError, match=r"cannot write .*metrics.jsonl: File too large"):
+            metrics.write_summary({"a": 1})
+    assert read_rows(tmp_path / "metrics.jsonl") == [row(1, 2.0)]
+
+
 def test_other_ranks_write_and_show_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Metrics(tmp_path / "out", rank=1, steps=1) as metrics:
         metrics.add(row(1, 2.0))

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from pycomm.testing import run_threads
 from trainer import FitConfig, fit
 from trainer.checkpoint.stored import saved
+from trainer.errors import DivergedError
+from trainer.validation import Validation
 
 SIZES = range(1, 5)
 STEPS = 13  # an epoch has 8; the last batch of each is smaller
@@ -122,6 +124,22 @@ def test_a_run_goes_on_in_another_folder_with_its_rows(tmp_path: Path) -> None:
     assert list(saved(tmp_path / "other" / "checkpoints")) == [13]
 
 
+@pytest.mark.parametrize("how", ["a bare name", "a link"])
+def test_a_checkpoint_is_where_its_folder_is_however_it_is_named(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = train(2, tmp_path / "whole", **MOMENTUM)
+    out = interrupted(tmp_path / "whole", tmp_path / "resumed", 10)
+    if how == "a bare name":
+        monkeypatch.chdir(out / "checkpoints")
+        name = "step-000010"
+    else:
+        (tmp_path / "newest").symlink_to(out / "checkpoints" / "step-000010")
+        name = str(tmp_path / "newest")
+    assert train(2, out, **MOMENTUM, resume=name) == expected
+    assert rows(out) == rows(tmp_path / "whole")
+
+
 def test_a_checkpoint_that_was_moved_away_from_its_rows_begins_new_ones(tmp_path: Path) -> None:
     expected = train(2, tmp_path / "whole", **MOMENTUM)
     moved = tmp_path / "somewhere" / "x" / "kept"
@@ -172,6 +190,40 @@ def test_a_run_that_was_killed_after_its_last_checkpoint_is_finished(tmp_path: P
     assert rows(out) == rows(tmp_path / "whole")
     for name in ("model.safetensors", "best.safetensors"):
         assert weights(out / name) == weights(tmp_path / "whole" / name)
+
+
+def test_a_run_that_is_killed_in_its_last_words_can_say_them_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = train(2, tmp_path / "whole", **MOMENTUM)
+    out = interrupted(tmp_path / "whole", tmp_path / "resumed", STEPS)
+
+    def killed(*_: object) -> None:
+        raise SystemError("killed")
+
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(SystemError, match="killed"):
+            patch.setattr(Validation, "test", killed)
+            train(2, out, **MOMENTUM, resume="auto")
+        assert [row["step"] for row in rows(out)] == list(range(1, STEPS + 1))
+    assert train(2, out, **MOMENTUM, resume="auto") == expected
+    assert rows(out) == rows(tmp_path / "whole")
+
+
+def test_a_test_loss_that_is_not_finite_leaves_a_run_that_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last save is pending then, and becomes a checkpoint."""
+    expected = train(2, tmp_path / "whole", **MOMENTUM)
+
+    def diverged(_: object, step: int) -> None:
+        raise DivergedError("the test loss is nan", step)
+
+    with monkeypatch.context() as patch, pytest.raises(DivergedError, match="step-000013"):
+        patch.setattr(Validation, "test", diverged)
+        train(2, tmp_path / "run", **MOMENTUM)
+    assert train(2, tmp_path / "run", **MOMENTUM, resume="auto") == expected
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
 
 
 def test_a_run_that_stopped_early_goes_on_with_more_patience(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,6 +162,62 @@ def test_where_sums_have_one_order_bits_are_those_of_data_parallel(
 
     for got in run(Zero, **STAGES[stage]):
         torch.testing.assert_close(got, run(DataParallel)[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("read", ["forward", "state_dict", "wait"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_exception_behind_a_step_leaves_no_rank_with_half_of_it(stage: str, read: str) -> None:
+    """Rank 0 updates its part only when the others have left the block."""
+    original = wide_model()
+    left = threading.Semaphore(0)
+
+    def rank(comm: Communicator) -> State:
+        model = copy.deepcopy(original)
+        stepping = torch.optim.SGD(model.parameters(), 1.0)
+        settings = {"loss_reduction": "sum", "global_count": COUNT, "bucket_bytes": 1000, **STAGES[stage]}
+        parallel = Zero(model, comm, stepping, **settings)
+        if comm.rank == 0:
+            stepping.register_step_pre_hook(lambda *_: [left.acquire(timeout=60) for _ in range(2)] and None)
+        with pytest.raises(KeyError), parallel:
+            backward(model, comm)
+            stepping.step()
+            raise KeyError
+        left.release()
+        {"forward": lambda: model(batch()[0]), "state_dict": model.state_dict, "wait": parallel.wait}[read]()
+        stepped = copy.deepcopy(dict(model.named_parameters()))
+        model(batch()[0])
+        assert not any(module._forward_pre_hooks for module in model.modules())
+        assert not model._state_dict_pre_hooks
+        comm.barrier()
+        if comm.rank == 0:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.zero_()
+        comm.barrier()
+        if comm.rank:  # who shared memory does so no longer
+            assert all(torch.equal(stepped[name], now) for name, now in model.named_parameters())
+        return stepped
+
+    gradients = oracle_gradients(original)
+    for got in run_threads(3, rank):
+        for name, parameter in original.named_parameters():
+            torch.testing.assert_close(got[name].detach(), parameter.detach() - gradients[name])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_parameters_may_be_checked_right_after_a_step(stage: str) -> None:
+    def rank(comm: Communicator) -> None:
+        model = copy.deepcopy(original)
+        stepping = torch.optim.SGD(model.parameters(), 1.0)
+        with Zero(model, comm, stepping, loss_reduction="sum", global_count=COUNT, **STAGES[stage]) as zero:
+            for seed in range(3):
+                stepping.zero_grad()
+                backward(model, comm, seed)
+                stepping.step()
+                zero.check_parameters()
+
+    original = wide_model()
+    run_threads(3, rank)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -227,6 +227,10 @@ def test_mistakes_are_errors_and_not_wrong_gradients(mistake: Callable, message:
     [
         ({"stage": 3}, "stage: expected 1 or 2, got 3"),
         ({"stage": 2, "pool": 0}, "pool: expected 1 bucket or more, got 0"),
+        ({"stage": 2, "pool": 1.5}, "pool: expected 1 bucket or more, got 1.5"),
+        ({"stage": 2, "pool": True}, "pool: expected 1 bucket or more, got True"),
+        ({"share_params": "yess"}, "share_params: expected true or false, got 'yess'"),
+        ({"share_params": 1}, "share_params: expected true or false, got 1"),
         ({"stage": 2, "overlap": "off"}, "expected overlap auto or on, got off"),
         ({"loss_reduction": "max"}, "loss_reduction: expected mean or sum"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from test_zero_mistakes import Awkward
 
 from pycomm import Communicator
 from pycomm.testing import run_threads
-from trainer import FitConfig, Zero, fit
+from trainer import FitConfig, TrainerError, Zero, fit
+from trainer.checkpoint.slices import Slice, replicated_slices
+from trainer.errors import CollectiveError
+from trainer.files import on_every_rank
 from trainer.rows import read_rows
 
 RUN: dict[str, Any] = {
@@ -66,8 +70,6 @@ def test_slices_of_all_ranks_are_everything_once_and_come_back(size: int) -> Non
 
     models = [Awkward() for _ in range(size)]
     saved = run_threads(size, rank, None)
-    from trainer.checkpoint.slices import Slice
-
     reader = InMemory(Slice(*part) for parts, _ in saved for part in parts)  # which checks that it is once
     assert "step" in reader.states("first.weight") and reader.states("frozen.weight") == []
     models = [Awkward() for _ in range(size)]
@@ -76,3 +78,24 @@ def test_slices_of_all_ranks_are_everything_once_and_come_back(size: int) -> Non
         assert [part[:3] for part in after] == [part[:3] for part in before]
         for one, other in zip(before, after, strict=True):
             assert torch.equal(one[3], other[3]), one[0]
+
+
+def test_a_checkpoint_that_one_rank_cannot_load_into_shared_parameters_fails_on_all_with_the_cause() -> None:
+    class Unreadable(InMemory):
+        def read(self, name: str, out: torch.Tensor, offset: int = 0) -> None:
+            raise TrainerError(f"cannot read {name}")
+
+    def rank(comm: Communicator) -> str:
+        model = torch.nn.Linear(6, 5)
+        parallel = Zero(model, comm, torch.optim.SGD(model.parameters(), 0.1), share_params=True)
+        reader = (Unreadable if comm.rank == 1 else InMemory)(whole(model))
+        with pytest.raises(CollectiveError) as caught:
+            on_every_rank(comm, lambda: parallel.load_slices(reader))
+        comm.barrier()
+        parallel.close()
+        return str(caught.value)
+
+    def whole(model: torch.nn.Module) -> Iterator[Slice]:
+        return replicated_slices(model, torch.optim.SGD(model.parameters(), 0.1), 0, 1)
+
+    assert run_threads(3, rank) == ["rank 1: cannot read model.weight"] * 3

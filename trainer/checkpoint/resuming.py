@@ -62,7 +62,7 @@ def _open(config: FitConfig) -> Checkpoint | None:
         return None
     if config.resume == AUTO:
         return _opened(there[newest]) if there else None
-    checkpoint = _opened(Path(config.resume))
+    checkpoint = _opened(Path(config.resume).resolve())  # its rows are two folders above
     if there and not checkpoint.path.parent.samefile(folder):
         raise TrainerError(
             f"{folder} has checkpoints of another run than {config.resume}: give another --out"

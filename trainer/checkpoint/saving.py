@@ -190,6 +190,7 @@ class Saver:
                     os.link(best, partial / BEST)
                 except OSError:  # a file system without links
                     shutil.copyfile(best, partial / BEST)
+                    to_disk(partial / BEST)
 
     def _copies(self, slices: Iterable[Slice]) -> list[Slice]:
         """Into the buffers of the save before where they fit, for touching new memory costs more."""

@@ -9,7 +9,7 @@ and takes those it needs, however the ones in the file were cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,13 +26,15 @@ class Slice:
     """Elements `offset` to `offset + len(data)` of tensor `name`, which as a whole has `shape`.
 
     `data` is one-dimensional, contiguous, and may be a view of what is in use: it is copied at once.
-    A number, such as Adam's `step`, is a tensor of shape () with the one slice at 0.
+    A number, such as Adam's `step`, is a tensor of shape () with the one slice at 0. `buffer`: it is the
+    model's, and no parameter, so that it need not be finite: a causal mask holds -inf.
     """
 
     name: str
     shape: tuple[int, ...]
     offset: int
     data: Tensor
+    buffer: bool = False
 
 
 class SliceReader(Protocol):
@@ -86,12 +88,17 @@ def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return dict(model.named_parameters())
 
 
+def buffers(model: nn.Module) -> set[str]:
+    """The names that they have among model_tensors()."""
+    return {MODEL + name for name, _ in model.named_buffers(remove_duplicate=False)}
+
+
 def replicated_slices(
     model: nn.Module, optimizer: torch.optim.Optimizer, rank: int, size: int
 ) -> Iterator[Slice]:
     """For strategies whose ranks all hold everything: one part in `size`, so that they write side by side."""
     tensors = {**model_tensors(model), **optimizer_tensors(model, optimizer)}
-    yield from share(tensors, rank, size)
+    yield from share(tensors, rank, size, buffers(model))
 
 
 def load_replicated(model: nn.Module, optimizer: torch.optim.Optimizer, reader: SliceReader) -> None:
@@ -116,15 +123,18 @@ def load_model(model: nn.Module, reader: SliceReader) -> None:
         read_whole(reader, name, tensor)
 
 
-def share(tensors: Mapping[str, Tensor], rank: int, size: int) -> Iterator[Slice]:
-    """Part `rank` of all elements in a row. Rank 0 has what has no element."""
+def share(
+    tensors: Mapping[str, Tensor], rank: int, size: int, buffers: Container[str] = ()
+) -> Iterator[Slice]:
+    """Part `rank` of all elements in a row. Rank 0 has what has no element. `buffers`: names of such."""
     total = sum(tensor.numel() for tensor in tensors.values())
     start, end = (total * part // size for part in (rank, rank + 1))
     before = 0
     for name, tensor in tensors.items():
         first, last = max(start - before, 0), min(end - before, tensor.numel())
         if first < last or (tensor.numel() == 0 and rank == 0):
-            yield Slice(name, tuple(tensor.shape), first, tensor.reshape(-1)[first:last])
+            data = tensor.reshape(-1)[first:last]
+            yield Slice(name, tuple(tensor.shape), first, data, name in buffers)
         before += tensor.numel()
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from trainer.checkpoint.slices import MODEL, OPTIMIZER, Slice
 from trainer.errors import TrainerError
-from trainer.files import replacing, to_disk, writing
+from trainer.files import reading, replacing, to_disk, writing
 from trainer.weights import BEST, write_tensors
 
 FOLDER, INDEX, PARTIAL = "checkpoints", "index.json", ".partial"
@@ -58,7 +59,7 @@ def write_part(folder: Path, number: int, slices: Sequence[Slice]) -> Record:
     """Writes one rank's slices; returns what the index needs to know of them. Raises TrainerError for
     parameters that are not finite, and if there is no room."""
     for part in slices:
-        if part.name.startswith(MODEL) and not _finite(part.data):
+        if part.name.startswith(MODEL) and not part.buffer and not _finite(part.data):
             raise TrainerError(f"{part.name.removeprefix(MODEL)} is not finite and was not saved in {folder}")
     record: Record = {
         "slices": [
@@ -99,12 +100,13 @@ def publish(folder: Path, facts: Record, records: Iterable[Record]) -> None:
 
 
 def fingerprint(path: Path) -> Record:
-    """A file's length and hash."""
+    """A file's length and hash. Raises TrainerError if it cannot be read."""
     sha256 = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
+    with reading(path), path.open("rb", buffering=0) as file:
         while block := file.read(1 << 20):
             sha256.update(block)
-    return {"bytes": path.stat().st_size, "sha256": sha256.hexdigest()}
+        size = os.fstat(file.fileno()).st_size
+    return {"bytes": size, "sha256": sha256.hexdigest()}
 
 
 # ---- reading

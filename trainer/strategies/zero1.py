@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
 from pycomm import Communicator
 from trainer.strategy import STRATEGIES, Strategy, Wire
-from trainer.zero import of_wire
+from trainer.zero import check, of_wire
 
 
-@STRATEGIES.register("zero1")
+@STRATEGIES.register("zero1", check=partial(check, stage=1))
 def zero1(
     model: nn.Module,
     comm: Communicator,

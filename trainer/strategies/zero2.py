@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
 from pycomm import Communicator
 from trainer.memory import POOL
 from trainer.strategy import STRATEGIES, Strategy, Wire
-from trainer.zero import of_wire
+from trainer.zero import check, of_wire
 
 
-@STRATEGIES.register("zero2")
+@STRATEGIES.register("zero2", check=partial(check, stage=2))
 def zero2(
     model: nn.Module,
     comm: Communicator,
