@@ -157,7 +157,8 @@ class HostExecutor final : public Executor {
   // Of a mapped plan: what peers may touch here, and, by peer, what we may touch there.
   std::optional<Lender> lender_;
   std::vector<Borrower> borrowers_;
-  bool told_ = false;   // a meet has been posted: peers may learn where our memory lies, whatever cancel() says
+  bool told_ =
+      false;  // a meet has been posted: peers may learn where our memory lies, whatever cancel() says
   bool large_ = false;  // the buffers of all ranks do not fit into the cache that they share
 };
 

@@ -53,7 +53,8 @@ OwnAlgorithm::OwnAlgorithm(Collective collective, int root, const std::string& n
       .lossy_codecs = (messages || !meets) && flaw_of(collective, root, plans, {}).empty(),
       .orders = std::move(orders),
       // What is read from peers' memory has not passed a codec, as an order asks of every contribution.
-      .rounds_once = !meets && flaw_of(collective, root, plans, {.lossy_codecs = false, .rounds_once = true}).empty(),
+      .rounds_once =
+          !meets && flaw_of(collective, root, plans, {.lossy_codecs = false, .rounds_once = true}).empty(),
       .uneven = collective != Collective::all_to_all,  // it may pass on blocks of unknown size
       .mapped = mapped};
 }

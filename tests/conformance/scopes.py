@@ -53,7 +53,8 @@ def scopes(transport: str, size: int) -> Iterator[Scope]:
         else "pairs"
     )
     yield Scope("full" if FULL else small, SMALL_BYTES)
-    yield Scope("full" if FULL else "algorithms", OWN_BYTES)
+    if FULL or size < 4 or transport not in BETWEEN_PROCESSES:
+        yield Scope("full" if FULL else "algorithms", OWN_BYTES)
 
 
 def scopes_of_nodes(size: int) -> Iterator[Scope]:

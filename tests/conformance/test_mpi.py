@@ -32,5 +32,5 @@ def test_processes_on_several_nodes(nodes: tuple[int, ...], tally: list[str]) ->
 def passes(outcome: Outcome) -> list[str]:
     assert outcome.status == 0, outcome
     lines = re.findall(r"conformance: (.*: \d+ cases)", outcome.stdout)
-    assert len(lines) == 2, outcome
+    assert lines, outcome
     return lines

@@ -237,6 +237,7 @@ def test_after_a_failure_every_rank_writes_its_own_file(
         comm.barrier()
         with trace_span("before"):
             pass
+        comm.barrier()  # all have recorded it
         if comm.rank == 1:
             raise KeyError("lost")
         comm.all_reduce(np.ones(3))
