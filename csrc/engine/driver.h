@@ -56,7 +56,7 @@ class Driver {
   // Drives, or sleeps while another thread drives, until the work is done or the time is over. True: done.
   bool wait(const Work& work, Clock::duration time);
   // The same for anything that a pass can bring about. `done` is called by the waiting thread alone, often,
-  // and with our lock: it must be quick and not call us.
+  // with or without our lock: it must be quick and not call us.
   bool wait(const std::function<bool()>& done, Clock::duration time);
 
   // For services that were given something: wakes whoever drives and sleeps.
