@@ -27,7 +27,7 @@ attempt = $(1) || { echo "make: installing failed, see above; it needs a package
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help train test seeds torch-suite resume-grid chaos-checkpoint check bench build compile format tidy asan ubsan tsan \
+.PHONY: help train test test-long seeds torch-suite resume-grid chaos-checkpoint check bench build compile format tidy asan ubsan tsan \
   sanitize stubs clean distclean \
   tests-compile check-format check-lint check-types check-layers check-stubs
 
@@ -43,6 +43,9 @@ test: $(VENV)/.dev compile tests-compile ## set up, build, run all tests
 	$(RUN) -m pytest $(PYTEST)
 	@echo
 	@echo "What is tested where, and how to run parts of it: CONTRIBUTING.md. Sanitizers: make sanitize. Speed: make bench"
+
+test-long: $(VENV)/.dev compile tests-compile ## the tests that take long, which `make test` leaves out (a minute or two)
+	$(RUN) -m pytest -m long $(PYTEST)
 
 seeds: $(VENV)/.dev compile ## worked examples with known numbers: a table of expected and found
 	$(RUN) -m pytest tests/seeds $(PYTEST)

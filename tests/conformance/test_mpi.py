@@ -14,7 +14,7 @@ LIMIT_S = 7200 if FULL else 100
 
 @pytest.mark.timeout(LIMIT_S + 20)
 @pytest.mark.parametrize("transport", BETWEEN_PROCESSES)
-@pytest.mark.parametrize("size", PROCESSES)
+@pytest.mark.parametrize("size", [pytest.param(PROCESSES[0], marks=pytest.mark.long), *PROCESSES[1:]])
 def test_processes(size: int, transport: str, tally: list[str]) -> None:
     program = ROOT / "tests" / "mpi" / "conformance_main.py"
     tally += passes(run(size, program, transport, limit_s=LIMIT_S))

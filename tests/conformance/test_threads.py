@@ -25,7 +25,7 @@ LIMIT_S = 3600 if FULL else 60
 
 
 @pytest.mark.timeout(2 * LIMIT_S)
-@pytest.mark.parametrize("size", THREADS)
+@pytest.mark.parametrize("size", [*THREADS[:-1], pytest.param(THREADS[-1], marks=pytest.mark.long)])
 @pytest.mark.parametrize("transport", BETWEEN_THREADS)
 def test_threads(transport: str, size: int, monkeypatch: pytest.MonkeyPatch, tally: list[str]) -> None:
     for scope in scopes(transport, size):
@@ -40,7 +40,7 @@ def test_threads(transport: str, size: int, monkeypatch: pytest.MonkeyPatch, tal
 
 @pytest.mark.timeout(2 * LIMIT_S)
 @pytest.mark.parametrize(("window", "in_flight"), [(1, 1), (7, 16)])
-@pytest.mark.parametrize("size", [3, 4])
+@pytest.mark.parametrize("size", [3, pytest.param(4, marks=pytest.mark.long)])
 def test_progress_threads_and_extreme_windows(
     size: int, window: int, in_flight: int, monkeypatch: pytest.MonkeyPatch, tally: list[str]
 ) -> None:

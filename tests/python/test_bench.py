@@ -370,6 +370,7 @@ TRAIN = """
 """
 
 
+@pytest.mark.long
 def test_all_implementations_agree_on_two_ranks(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     implementations = "pycomm,mpi,gloo,pycomm+fp16,pycomm:persistent,pycomm:tree"

@@ -29,6 +29,7 @@ PLACES = [0, 1, COUNT // 2 - 1, COUNT // 2, 2**30 - 1, 2**30, 2**31 - 1, 2**31, 
 AROUND = 1000
 
 
+@pytest.mark.long
 def test_more_than_two_to_the_31_elements_are_reduced() -> None:
     require_memory()
 

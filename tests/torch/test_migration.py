@@ -25,6 +25,7 @@ def test_every_program_of_the_page_is_run() -> None:
     assert sorted(BLOCKS) == sorted(name for names in SAME.values() for name in names)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(100)
 @pytest.mark.parametrize("names", SAME.values(), ids=SAME)
 def test_what_is_printed_before_and_after_is_equal(names: list[str], tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.trainer.chaos_checkpoint import compare, killed, newest, run
 
 
+@pytest.mark.long
 def test_a_job_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     run(tmp_path / "expected", 30)
     out = tmp_path / "killed"
