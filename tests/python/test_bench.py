@@ -427,6 +427,7 @@ def test_an_operation_without_sizes_has_no_choice_to_time(tmp_path: Path) -> Non
     assert outcome.stderr.count(said) == 1 and "Traceback" not in outcome.stderr
 
 
+@pytest.mark.long
 def test_training_steps_on_two_ranks(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     # Not fsdp2-gloo and ddp-gloo:zeroredundancy, whose modules take long to load.
