@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pycomm import Communicator, trace_span
 from trainer import streams
@@ -22,14 +21,14 @@ from trainer.checkpoint.resuming import find
 from trainer.checkpoint.saving import Saver, tidy
 from trainer.checkpoint.stored import FOLDER, Checkpoint
 from trainer.config import CONFIG_FILE, FitConfig
-from trainer.divergence import LastGood, StepLoss, check_gradients
+from trainer.divergence import LastGood, check_gradients
 from trainer.errors import DivergedError, TrainerError
 from trainer.files import on_every_rank, on_rank_0, replacing, writing
 from trainer.memory import most
 from trainer.metrics import ROWS_FILE, SUMMARY_FILE, Metrics, read_summary
+from trainer.passes import forward_backward
 from trainer.preparation import Run, prepare
 from trainer.rows import read_rows_until
-from trainer.sampler import Batch
 from trainer.strategy import Strategy
 from trainer.summary import headline, summary
 from trainer.weights import BEST, FINAL, LAST_GOOD
@@ -68,7 +67,7 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
             streams.begin(config.seed, step, comm.rank)
             written = saver.written  # before the trouble: a write that has failed in between is not written
             trouble = metrics.trouble or saver.trouble
-            loss = _forward_backward(run, batch, step, comm, trouble, written)
+            loss = forward_backward(run, batch, step, comm, trouble, written)
             with trace_span("step", step=step):
                 strategy.synchronize()
                 mean_loss = loss.result()
@@ -107,21 +106,6 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
         result = summary(config, run, metrics, comm, held)
         on_rank_0(comm, lambda: metrics.write_summary(result))
     return result
-
-
-def _forward_backward(
-    run: Run, batch: Batch, step: int, comm: Communicator, trouble: TrainerError | None, written: bool
-) -> StepLoss:
-    """Leaves the gradients of this rank's loss in the parameters; none if the rank has no sample."""
-    if not len(batch.indices):
-        return StepLoss(0.0, batch, step, comm, trouble, written=written)
-    inputs, targets = run.dataset.train
-    with trace_span("forward", step=step):
-        summed: Tensor = run.dataset.task.loss(run.model(inputs[batch.indices]), targets[batch.indices])
-    loss = StepLoss(summed.item(), batch, step, comm, trouble, written=written)
-    with trace_span("backward", step=step):
-        run.strategy.loss(summed, batch).backward()
-    return loss
 
 
 def _clip(strategy: Strategy, max_norm: float, step: int) -> float:
