@@ -8,19 +8,21 @@ so they must be on one node. `python -m pycomm.launch -n 4 -m pycomm.torch.run s
 ours in the script: it imports this and makes "pycomm" the default backend for tensors on the CPU.
 
 What each call promises is in pycomm/torch/process_group.py, how a reduction of torch's becomes one of the
-engine's in pycomm/torch/reductions.py. `ddp_hook` is a communication hook of DistributedDataParallel.
+engine's in pycomm/torch/reductions.py. `ddp_hook` is a communication hook of DistributedDataParallel;
+`fsdp_memory` lets FSDP2 communicate in memory that peers read where it lies.
 """
 
 from __future__ import annotations
 
 import torch.distributed as dist
 
+from pycomm.torch.fsdp import fsdp_memory
 from pycomm.torch.groups import create
 from pycomm.torch.hooks import DdpState, ddp_hook
 from pycomm.torch.process_group import PycommProcessGroup
 from pycomm.torch.work import PycommWork
 
-__all__ = ["DdpState", "PycommProcessGroup", "PycommWork", "ddp_hook"]
+__all__ = ["DdpState", "PycommProcessGroup", "PycommWork", "ddp_hook", "fsdp_memory"]
 
 BACKEND = "pycomm"
 

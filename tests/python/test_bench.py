@@ -475,7 +475,7 @@ def test_ranks_that_drift_apart_are_found(alone: Ranks) -> None:
         (["--model", "bert"], "no model 'bert'; there is gpt, mlp"),
         (
             ["--model", "mlp", "--impl", "none,horovod"],
-            "no training step 'horovod'; there is ddp-gloo, ddp-pycomm, fsdp2-gloo, none, pycomm",
+            "no training step 'horovod'; there is ddp-gloo, ddp-pycomm, fsdp2-gloo, fsdp2-pycomm, none, ",
         ),
         (
             ["--model", "mlp", "--impl", "pycomm:overlap=maybe"],

@@ -74,10 +74,15 @@ def zero_redundancy() -> Result:
 
 
 def fsdp2() -> Result:
+    return train_fsdp2(lambda model: None)
+
+
+def train_fsdp2(prepare: Callable[[nn.Module], None]) -> Result:
     model, mesh = layers(), init_device_mesh("cpu", (dist.get_world_size(),))
     for layer in (model[0], model[2]):
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    prepare(model)
     train(model, torch.optim.Adam(model.parameters(), 0.01), dist.get_rank())
     return [p.full_tensor() for p in model.parameters()]
 
@@ -160,6 +165,11 @@ def hook_of_ours() -> Result:
     return model.parameters()
 
 
+def fsdp_memory_of_ours() -> Result:
+    """Likewise: what plain FSDP2 gives."""
+    return train_fsdp2(pycomm.torch.fsdp_memory if dist.get_backend() == "pycomm" else lambda model: None)
+
+
 PROGRAMS: list[Callable[[], Result]] = [
     ddp,
     ddp_fp16_hook,
@@ -173,6 +183,7 @@ PROGRAMS: list[Callable[[], Result]] = [
     pipeline,
     objects,
     hook_of_ours,
+    fsdp_memory_of_ours,
 ]
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def test_programs_end_as_they_do_on_gloo() -> None:
         near = pytest.approx(numbers["gloo"][name], rel=1e-5, abs=1e-6 if exact else 1e-3)
         assert values == near, name
     assert numbers["pycomm"]["hook_of_ours"] == numbers["pycomm"]["ddp"]
+    assert numbers["pycomm"]["fsdp_memory_of_ours"] == numbers["pycomm"]["fsdp2"]
 
 
 def test_torchrun_starts_ranks_without_mpi(tmp_path: Path) -> None:
