@@ -1,5 +1,5 @@
-"""torch's FSDP2 (`fully_shard`): parameters, gradients and optimizer state sharded by block. `fsdp2-gloo`, and
-`fsdp2-pycomm` with option `memory`, which is pycomm.torch.fsdp_memory."""
+"""torch's FSDP2 (`fully_shard`): parameters, gradients and optimizer state sharded by block. `fsdp2-gloo` and
+`fsdp2-pycomm`, whose option `memory` is pycomm.torch.fsdp_memory."""
 
 from __future__ import annotations
 
