@@ -322,7 +322,7 @@ void Driver::check_deadline(const Active& active) const {
         throw Aborted(text("world rank ", peer, " has left: it ended or called shutdown(); waiting for ",
                            task.executor->waiting_for()));
   if (seconds(now_ - task.work.submitted()) < task.timeout_s) return;
-  throw Timeout(text("no end after ", task.timeout_s, " s: ",
+  throw Timeout(text("no end within the timeout of ", task.timeout_s, " s: ",
                      active.running ? "waiting for " + task.executor->waiting_for()
                                     : std::string("waiting for earlier operations of the communicator")));
 }

@@ -213,7 +213,7 @@ std::optional<Failure> MailSender::reason_to_end(int peer, const Sending& sendin
     failure.what = *abandoned;
   else if (seconds(now - message.work->submitted()) >= message.timeout_s)
     failure = {ErrorKind::timeout,
-               text("no end after ", message.timeout_s, " s: ", waits_for(peer, sending))};
+               text("no end within the timeout of ", message.timeout_s, " s: ", waits_for(peer, sending))};
   else
     return std::nullopt;
   failure.what = text("send of ", message.bytes(), " bytes to rank ", message.rank, ", mailbox ",
