@@ -87,7 +87,7 @@ def test_a_receiver_that_never_receives_makes_the_sender_time_out_and_breaks_not
             ):
                 box.send(1, 64, timeout=0.05)
             patient = box.send_async(1, 65)
-            with pytest.raises(pycomm.Timeout, match=r"after 0\.05 s: waiting for earlier messages to it$"):
+            with pytest.raises(pycomm.Timeout, match=r"of 0\.05 s: waiting for earlier messages to it$"):
                 box.send(1, 66, timeout=0.05)
             assert not patient.done() and comm.broken is None
             comm.barrier()

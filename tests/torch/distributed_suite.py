@@ -107,19 +107,19 @@ class Outcomes(unittest.TextTestResult):
         super().__init__(*settings)  # type: ignore[arg-type]
         self.found: dict[str, str] = {}
 
-    def addSuccess(self, test: unittest.TestCase) -> None:
+    def addSuccess(self, test: unittest.TestCase) -> None:  # noqa: N802
         super().addSuccess(test)
         self.found[test._testMethodName] = "passed"
 
-    def addFailure(self, test: unittest.TestCase, error: object) -> None:
+    def addFailure(self, test: unittest.TestCase, error: object) -> None:  # noqa: N802
         super().addFailure(test, error)  # type: ignore[arg-type]
         self.found[test._testMethodName] = "failed"
 
-    def addError(self, test: unittest.TestCase, error: object) -> None:
+    def addError(self, test: unittest.TestCase, error: object) -> None:  # noqa: N802
         super().addError(test, error)  # type: ignore[arg-type]
         self.found[test._testMethodName] = "failed"
 
-    def addSkip(self, test: unittest.TestCase, reason: str) -> None:
+    def addSkip(self, test: unittest.TestCase, reason: str) -> None:  # noqa: N802
         super().addSkip(test, reason)
         self.found[test._testMethodName] = reason
 
