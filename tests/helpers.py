@@ -39,7 +39,8 @@ class Job:
         try:
             stdout, stderr = self.process.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
-            where = _stacks(self.pids())
+            where = _places(self.pids())
+            self._ask_for_stacks()
             self.kill()
             stdout, stderr = self.process.communicate(timeout=10)
             raise AssertionError(f"not over after {limit_s} s\n{where}\n{_shown(stdout, stderr)}") from None
@@ -70,6 +71,15 @@ class Job:
             except ProcessLookupError:
                 continue
 
+    def _ask_for_stacks(self) -> None:
+        """Ends what runs Python by a signal at which it writes all its threads' stacks to stderr."""
+        ranks = [pid for pid in self.pids() if "python" in os.path.basename(os.readlink(f"/proc/{pid}/exe"))]
+        for pid in ranks:
+            os.kill(pid, signal.SIGABRT)
+        until = time.monotonic() + 3
+        while set(ranks) & set(self.pids()) and time.monotonic() < until:
+            time.sleep(0.02)
+
     def _survivors(self) -> list[int]:
         until = time.monotonic() + 2
         while left := self.pids():
@@ -98,7 +108,7 @@ def _shown(stdout: str, stderr: str) -> str:
     return f"---- stdout\n{stdout}\n---- stderr\n{stderr}"
 
 
-def _stacks(pids: Sequence[int]) -> str:
+def _places(pids: Sequence[int]) -> str:
     lines = []
     for pid in pids:
         try:
@@ -125,6 +135,7 @@ def start(
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": python_path(),
+        "PYTHONFAULTHANDLER": "1",
         _MARK: mark,
         **(env or {}),
     }
