@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from trainer.checkpoint.slices import Slice, SliceReader
 from trainer.errors import TrainerError
+from trainer.exact import Exact
 from trainer.memory import Held
 from trainer.registry import Registry
 from trainer.sampler import Batch
@@ -46,12 +47,14 @@ class Wire:
 
     grad_reduction: "global_mean", the sum of all losses divided by their global count; or, for study,
     "rank_mean", the mean over ranks of each rank's own mean, and "sum", the sum of these means.
+    exact: None unless the bits must not depend on the number of ranks (exact.py).
     """
 
     codec: str = "none"
     overlap: Overlap = "auto"
     bucket_bytes: int = 25 << 20
     grad_reduction: GradReduction = "global_mean"
+    exact: Exact | None = None
 
 
 class Strategy(ABC):
@@ -62,6 +65,8 @@ class Strategy(ABC):
     # Whether all ranks hold the same gradients after synchronize(). Where they may not, a gradient that is
     # not finite is told to all by one more small all-gather in each step.
     equal_gradients: bool = False
+    # Wire.exact, where the strategy keeps it: with that, `fit` refuses strategies which do not say so.
+    exact: Exact | None = None
 
     def before_forward(self, batch: Batch | None) -> None:  # noqa: B027
         """Blocks until the parameters may be read. `batch` is None before an evaluation."""
