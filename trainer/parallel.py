@@ -12,7 +12,7 @@ import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -106,9 +106,12 @@ class Parallel(Strategy):
         if batch is not None and self._loss_reduction == "sum":
             self.global_count = batch.global_count
 
-    @contextmanager
-    def no_sync(self) -> Iterator[None]:
+    def no_sync(self) -> AbstractContextManager[None]:
         """Within it, backward only accumulates; the first backward after it reduces the accumulated sum."""
+        return self.keeping_gradients()
+
+    @contextmanager
+    def keeping_gradients(self) -> Iterator[None]:
         paused, self._gradients.paused = self._gradients.paused, True
         try:
             yield

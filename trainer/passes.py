@@ -1,7 +1,7 @@
 """Forward and backward of this rank's samples of a step: one pass for each part of the batch that it has.
 
-A pass draws its own random numbers. Gradients of several passes are added up as a tree (tree.py), before the
-strategy sees any: its hooks run in the backward of the last one, on sums.
+A pass draws its own random numbers. Gradients of several passes are added up as a tree (tree.py), of which
+the strategy gets the result in the backward of the last one.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ def forward_backward(
     *earlier, last = batch.parts
     for part in earlier:
         summed = _forward(run, batch, part, step, sums)
-        with trace_span("backward", step=step):
-            tree.add(None if summed is None else run.strategy.loss(summed, batch))
+        with run.strategy.keeping_gradients():
+            _backward(run, summed, batch, step)
+        tree.take()
     summed = _forward(run, batch, last, step, sums)
     if watch is not None:
         trouble = trouble or watch.trouble(run.model.named_buffers())
     loss = StepLoss(sums, batch, step, comm, trouble, written=written)
-    with trace_span("backward", step=step), tree.completed():
-        if summed is not None:
-            run.strategy.loss(summed, batch).backward()  # type: ignore[no-untyped-call]
+    with tree.completed():
+        _backward(run, summed, batch, step)
     return loss
 
 
@@ -52,3 +52,9 @@ def _forward(run: Run, batch: Batch, part: int, step: int, sums: list[float]) ->
         summed: Tensor = run.dataset.task.loss(run.model(inputs[indices]), targets[indices])
     sums.append(summed.item())
     return summed
+
+
+def _backward(run: Run, summed: Tensor | None, batch: Batch, step: int) -> None:
+    if summed is not None:
+        with trace_span("backward", step=step):
+            run.strategy.loss(summed, batch).backward()  # type: ignore[no-untyped-call]

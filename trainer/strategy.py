@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,6 +78,11 @@ class Strategy(ABC):
     def loss(self, summed: Tensor, batch: Batch) -> Tensor:
         """What this rank back-propagates, given the sum of its losses: that sum, unless overridden."""
         return summed
+
+    def keeping_gradients(self) -> AbstractContextManager[None]:
+        """Within it, backward leaves gradients in `.grad` for the caller, who takes them away: they are one
+        term of those that a later backward has. Ranks may enter it without one."""
+        return nullcontext()
 
     def synchronize(self) -> None:  # noqa: B027
         """Blocks until gradients are combined. A strategy that does that elsewhere does nothing here."""

@@ -13,7 +13,6 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 Gradients = list[Tensor | None]
@@ -30,16 +29,18 @@ def tree_sum(values: npt.ArrayLike) -> float:
 
 
 class GradientTree:
-    """Adds up the gradients of one backward after another. A parameter that none of them uses has no
-    gradient; one that some use counts as zero in the others, as it does between ranks."""
+    """Adds up the gradients that backwards leave in `.grad`, of one after another. A parameter that none of
+    them uses has no gradient; one that some use counts as zero in the others, as it does between ranks."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self._parameters = parameters
         self._held: list[tuple[int, Gradients]] = []  # sums of so many backwards each, ever fewer
 
-    def add(self, summed: Tensor | None) -> None:
-        """Back-propagates a loss; None for no samples. Neither `.grad` nor who waits for it sees that."""
-        count, gradients = 1, self._of(summed)
+    def take(self) -> None:
+        """Takes the gradients of one backward, or of no samples: every `.grad` is None then."""
+        count, gradients = 1, [parameter.grad for parameter in self._parameters]
+        for parameter in self._parameters:
+            parameter.grad = None
         while self._held and self._held[-1][0] == count:
             _, earlier = self._held.pop()
             gradients = [_plus(one, other) for one, other in zip(earlier, gradients, strict=True)]
@@ -73,11 +74,6 @@ class GradientTree:
                 parameter.grad = self._with_held(index, None)
         self._held.clear()
 
-    def _of(self, summed: Tensor | None) -> Gradients:
-        if summed is None:
-            return [None] * len(self._parameters)
-        return list(torch.autograd.grad(summed, self._parameters, allow_unused=True))
-
     def _with_held(self, index: int, gradient: Tensor | None) -> Tensor | None:
         for _, gradients in reversed(self._held):
             gradient = _plus(gradients[index], gradient)
@@ -86,7 +82,6 @@ class GradientTree:
 
 
 def _plus(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    """Not in place: autograd may have given one tensor to two parameters."""
     if one is None or other is None:
         present = other if one is None else one
         return None if present is None else present + 0.0  # as if zeros were there: -0 becomes 0

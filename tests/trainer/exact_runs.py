@@ -1,15 +1,20 @@
 """For tests of exact mode: runs of `fit`, and what of them must not depend on ranks and strategy: everything
-but times and names."""
+but times and names.
+
+    python -m pycomm.launch -n 4 -m tests.trainer.exact_runs FOLDER zero1     # a run of each model
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 
+import pycomm
 from pycomm.testing import run_threads
 from trainer import DATA, Dataset, FitConfig, fit
 from trainer.data import CLASSIFICATION
@@ -19,8 +24,8 @@ TIMES = {"step_ms", "exposed_comm_ms"}
 RESULTS = ("param_sha256", "steps", "ended", "best", "loss_first", "loss_last", "validation", "eval")
 SIZES = (1, 2, 4, 8)
 STRATEGIES = ("data_parallel", "zero1", "zero2")
-# Batches that the shards do not divide, the last of an epoch smaller than their number, buckets smaller than the
-# model, parameters longer than a block and of lengths that no register's width divides.
+# Batches that the shards do not divide, the last of an epoch smaller than their number, buckets smaller than
+# the model, parameters longer than a block and of lengths that no register's width divides.
 COMMON: dict[str, Any] = {
     "exact": True, "steps": 6, "global_batch": 37, "clip_norm": 0.5, "eval_every": 2, "bucket_mb": 0.02,
     "seed": 3,
@@ -71,3 +76,13 @@ def train(size: int, out: Path, strategy: str = "data_parallel", **options: Any)
     config = FitConfig(**{**options, "strategy": strategy, "out": out})
     run_threads(size, lambda comm: fit(config, comm))
     return outcome(out)
+
+
+def main(folder: str, strategy: str) -> None:
+    comm = pycomm.init()
+    for name, options in MODELS.items():
+        fit(FitConfig(**{**options, "strategy": strategy, "out": Path(folder) / name}), comm)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
