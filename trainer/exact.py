@@ -62,6 +62,11 @@ def of(config: FitConfig) -> Exact | None:
     return Exact(DEFAULT_SHARDS if config.shards is None else config.shards)
 
 
+def cuts(exact: Exact | None) -> dict[str, int]:
+    """What shard_layout() has to be told."""
+    return {} if exact is None else {"cut": BLOCK, "shards": exact.shards}
+
+
 def check(config: FitConfig) -> None:
     """Raises TrainerError for options that exact mode refuses."""
     if of(config) is None:

@@ -24,7 +24,7 @@ from trainer.checkpoint.slices import Slice, SliceReader
 from trainer.clipping import sum_of_squares
 from trainer.elementwise import check_elementwise
 from trainer.errors import TrainerError
-from trainer.exact import BLOCK, Exact
+from trainer.exact import Exact, cuts
 from trainer.gradients import GradientBuckets, Slot
 from trainer.layout import shard_layout
 from trainer.memory import POOL, Held, measured
@@ -117,8 +117,8 @@ class Zero(Parallel):
         optimizer.zero_grad = self._clear  # type: ignore[method-assign]
 
     def _make_buckets(self, slots: list[Slot], bucket_bytes: int, codec: str | None) -> GradientBuckets:
-        cuts: dict[str, int] = {"cut": BLOCK, "shards": self.exact.shards} if self.exact else {}
-        layout = shard_layout([slot.place for slot in slots], self._owners, bucket_bytes, **cuts)
+        places = [slot.place for slot in slots]
+        layout = shard_layout(places, self._owners, bucket_bytes, **cuts(self.exact))
         self._shards = Shards(self._comm, layout, slots, self._stepped, shared=self._share_params)
         self._buckets = ScatterBuckets(
             self._comm,
