@@ -170,10 +170,11 @@ class Buckets:
 
 
 def layout(
-    slots: Sequence[Slot], bucket_bytes: int = 25 << 20
+    slots: Sequence[Slot], bucket_bytes: int = 25 << 20, alignment: int = ALIGNMENT
 ) -> tuple[list[tuple[int, int, int]], list[int], list[str]]:
     """How `Buckets` lays these slots out: the place of each slot, as `Buckets.place` gives it, and the
-    elements and dtype of each bucket. Allocates nothing."""
+    elements and dtype of each bucket; or as it would if slots started at multiples of `alignment` elements.
+    Allocates nothing."""
     if bucket_bytes < 1:
         raise InvalidArgument(f"bucket_bytes is {bucket_bytes}; expected at least 1")
     dtypes = [dtype_name(slot.dtype, "a slot") for slot in slots]
@@ -184,7 +185,10 @@ def layout(
             raise InvalidArgument(f"slot {i} has {slot.count} elements; expected 0 or more")
         members = open_bucket.setdefault((slot.group, dtypes[i]), [])
         members.append(i)
-        if sum(_padded(slots[m].count) for m in members) * _NUMPY[dtypes[i]].itemsize >= bucket_bytes:
+        if (
+            sum(_padded(slots[m].count, alignment) for m in members) * _NUMPY[dtypes[i]].itemsize
+            >= bucket_bytes
+        ):
             done.append(open_bucket.pop((slot.group, dtypes[i])))
     done += open_bucket.values()
     done.sort(key=lambda members: members[-1])
@@ -194,10 +198,10 @@ def layout(
         offset = 0
         for i in members:
             places[i] = (bucket, offset, slots[i].count)
-            offset += _padded(slots[i].count)
+            offset += _padded(slots[i].count, alignment)
         sizes.append(offset)
     return places, sizes, [dtypes[members[0]] for members in done]
 
 
-def _padded(count: int) -> int:
-    return -(-count // ALIGNMENT) * ALIGNMENT
+def _padded(count: int, alignment: int) -> int:
+    return -(-count // alignment) * alignment

@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -111,6 +112,10 @@ def _parser() -> Any:
     commands = parser.add_subcommands(required=True)
     fit = ArgumentParser()
     fit.add_class_arguments(FitConfig)
+    switches = {option.name for option in fields(FitConfig) if isinstance(option.default, bool)}
+    for action in fit._actions:  # what is true or false is a switch: --exact, as --exact true
+        if action.dest in switches:
+            action.nargs, action.const = "?", True
     fit.add_argument("--trace", type=Path, help="file for a trace of all ranks, for ui.perfetto.dev")
     fit.add_argument("--config", action="config", help="YAML file with these options")
     fit.add_argument(

@@ -56,6 +56,9 @@ class FitConfig:
         resume: auto goes on from the newest checkpoint in out, or begins if there is none; or the folder of a
             checkpoint. Ranks, strategy, codec, threads and paths may change, and steps or epochs; data,
             model, optimizer, their options, lr, schedule, global batch and seed may not
+        exact: the same bits on any number of ranks that divides `shards`, whatever the strategy. A rank
+            computes its shards of a batch one by one, with one thread
+        shards: of exact, a power of two: into how many parts a global batch is cut (8 if not given)
         seed: decides initial parameters, splits and the order of samples, whatever the number of ranks
         threads: compute threads of each rank (the cores that the rank has for itself if not given)
         codec: how gradients travel: none, fp16 or bf16
@@ -92,6 +95,8 @@ class FitConfig:
     save_every: int = 0
     keep: int = 2
     resume: str = "none"
+    exact: bool = False
+    shards: int | None = None
     seed: int = 0
     threads: int | None = None
     codec: str = "none"
@@ -111,7 +116,10 @@ class FitConfig:
 
     def check(self) -> None:
         """Imports the plug-ins. Raises TrainerError for what can be seen to be wrong before a run starts."""
+        from trainer import exact
+
         self._check_numbers()
+        exact.check(self)
         self._check_options()
         for module in self.plugin:
             try:
@@ -137,9 +145,15 @@ class FitConfig:
 
     def wire(self) -> Wire:
         """How gradients travel."""
+        from trainer import exact
         from trainer.strategy import Wire
 
-        return Wire(self.codec, self.overlap, int(self.bucket_mb * 2**20), self.grad_reduction)
+        bucket_bytes = int(self.bucket_mb * 2**20)
+        return Wire(self.codec, self.overlap, bucket_bytes, self.grad_reduction, exact.of(self))
+
+    def threads_for(self, cores: int) -> int:
+        """Compute threads of a rank that has so many cores for itself."""
+        return 1 if self.exact else self.threads or max(1, cores)
 
     def save(self, path: Path) -> None:
         """Writes a YAML file that `--config` and read_config() take."""

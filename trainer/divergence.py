@@ -10,7 +10,7 @@ them, less than that of any optimizer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -24,7 +24,8 @@ from trainer.weights import finite
 
 
 class StepLoss:
-    """The loss of one step, from this rank's sum to the mean over all ranks, which is known later.
+    """The loss of one step, from this rank's sums to the mean over all ranks, which is known later: of each
+    rank equally many sums, one for each part of the batch that it has.
 
     The gathering starts between forward and backward, at the same place on every rank whatever the strategy
     launches afterwards, and has arrived when the gradients are combined. With it travels whether this rank
@@ -34,7 +35,7 @@ class StepLoss:
 
     def __init__(
         self,
-        local_sum: float,
+        sums: Sequence[float],
         batch: Batch,
         step: int,
         comm: Communicator,
@@ -44,27 +45,30 @@ class StepLoss:
     ) -> None:
         self.all_written = False  # known with the result
         self._step = step
+        self._parts = len(sums)
         self._global_count = batch.global_count
         self._comm = comm
         self._trouble = trouble
-        told = torch.tensor([local_sum, trouble is not None, written], dtype=torch.float64)
+        told = torch.tensor([trouble is not None, written, *sums], dtype=torch.float64)
         self._work = comm.all_gather_async(told)
 
     def result(self) -> float:
         """Blocks. Raises, on every rank, DivergedError that names the ranks whose loss is not finite, or
         StoppedError that says what trouble a rank has."""
-        sums, troubled, written = self._work.wait().view(-1, 3).T.tolist()
+        told = self._work.wait().view(self._comm.size, -1)
+        (troubled, written), sums = told[:, :2].T.tolist(), told[:, 2:].flatten().tolist()
         if any(troubled):
             raise StoppedError(first_message(self._comm, self._trouble), self._step - 1)
-        wrong = [rank for rank, value in enumerate(sums) if not math.isfinite(value)]
+        wrong = [index for index, value in enumerate(sums) if not math.isfinite(value)]
         if wrong:
+            ranks = sorted({index // self._parts for index in wrong})
             raise DivergedError(
-                f"the loss is {sums[wrong[0]]} at step {self._step} on rank {', '.join(map(str, wrong))} "
-                f"(of {len(sums)}); a smaller lr may help",
+                f"the loss is {sums[wrong[0]]} at step {self._step} on rank {', '.join(map(str, ranks))} "
+                f"(of {self._comm.size}); a smaller lr may help",
                 self._step - 1,
             )
         self.all_written = all(written)
-        return math.fsum(sums) / self._global_count
+        return math.fsum(sums) / self._global_count  # exactly rounded: in whatever order
 
 
 def check_gradients(

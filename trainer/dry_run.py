@@ -20,8 +20,10 @@ import torch
 import pycomm
 from pycomm.buckets import layout
 from pycomm.testing import run_threads
+from trainer import exact as exact_mode
 from trainer.config import FitConfig
 from trainer.errors import TrainerError
+from trainer.exact import cuts
 from trainer.gradients import slots_of
 from trainer.layout import shard_layout
 from trainer.memory import POOL, PROBE, STRATEGIES, Held, estimate, state_bytes
@@ -47,21 +49,26 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
     if config.strategy not in STRATEGIES:
         known = ", ".join(STRATEGIES)
         raise TrainerError(f"dry_run knows what {known} need, not strategy {config.strategy!r}")
-    replicated = replace(config, strategy="data_parallel", strategy_options={})
+    replicated = replace(config, strategy="data_parallel", strategy_options={}, exact=False, shards=None)
     run = run_threads(1, lambda comm: prepare(replicated, comm, ranks), timeout=LIMIT_S)[0]
+    exact = exact_mode.of(config)
+    if exact:
+        exact.check_ranks(ranks)
+        exact_mode.check_model(run.model)
     model, bucket_bytes = run.model, int(config.bucket_mb * 2**20)
     slots = slots_of(model, run.optimizer)
-    if config.strategy == "data_parallel":
+    if config.strategy == "data_parallel" and exact is None:
         _, sizes, dtypes = layout([slot.place for slot in slots], bucket_bytes)
     else:
-        shards = shard_layout([slot.place for slot in slots], ranks, bucket_bytes)
+        owners = 1 if config.strategy == "data_parallel" else ranks
+        shards = shard_layout([slot.place for slot in slots], owners, bucket_bytes, **cuts(exact))
         sizes, dtypes = shards.sizes, shards.dtypes
     state = state_bytes(maker(config.optimizer, config.lr, config.optimizer_options), slots)
     pool = config.strategy_options.get("pool", POOL)
     shared = config.strategy_options.get("share_params", False)
 
     def held(strategy: str, count: int) -> Held:
-        return estimate(strategy, model, slots, state, count, bucket_bytes, pool, shared=shared)
+        return estimate(strategy, model, slots, state, count, bucket_bytes, pool, shared=shared, exact=exact)
 
     payload = {codec: _payload_bytes(sizes, dtypes, codec) for codec in pycomm.info()["codecs"]}
     return {
@@ -71,8 +78,9 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
         "held_by_ranks": [
             {"ranks": count, **{name: held(name, count).total for name in STRATEGIES}}
             for count in sorted({*RANKS, ranks})
+            if exact is None or exact.shards % count == 0
         ],
-        **_samples(run, config, ranks),
+        **_samples(run, config, ranks, exact.shards if exact else None),
         "buckets": [
             {"elements": size, "dtype": dtype, "bytes": size * _itemsize(dtype)}
             for size, dtype in zip(sizes, dtypes, strict=True)
@@ -85,9 +93,9 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
     }
 
 
-def _samples(run: Run, config: FitConfig, ranks: int) -> dict[str, Any]:
+def _samples(run: Run, config: FitConfig, ranks: int, shards: int | None) -> dict[str, Any]:
     count, batch = len(run.dataset.train[0]), run.sampler.global_batch
-    samplers = [Sampler(count, batch, config.seed, rank, ranks) for rank in range(ranks)]
+    samplers = [Sampler(count, batch, config.seed, rank, ranks, None, shards) for rank in range(ranks)]
     return {
         "global_batch": batch,
         "samples_per_rank": sorted({len(sampler.batch(0).indices) for sampler in samplers}),

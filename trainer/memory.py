@@ -2,7 +2,8 @@
 
 With p, g and s bytes per parameter and N ranks: data_parallel p + g + s, zero1 p + g + s/N, zero2
 p + g/N + s/N (Rajbhandari et al., SC 2020); 4, 4 and 8 for Adam in float32. Buckets are padded, and zero2 has
-its pool of them besides. Activations, and what a step holds for a moment, are not counted.
+its pool of them besides. Activations, and what a step holds for a moment, as exact mode does the gradients
+of a rank's other shards, are not counted.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from pycomm import Communicator
 from pycomm.buckets import layout
+from trainer.exact import Exact, cuts
 from trainer.gradients import Slot
 from trainer.layout import shard_layout
 
@@ -57,22 +59,24 @@ def estimate(
     pool: int,
     *,
     shared: bool,
+    exact: Exact | None = None,
 ) -> Held:
     """What a rank of `ranks` will hold, the average one. `shared`: where parameters are in shards, the ranks
     have one copy of them."""
     places = [slot.place for slot in slots]
     state = sum(slot.parameter.numel() * state_bytes[slot.parameter.dtype] for slot in slots)
     parameters = sum(parameter.nbytes for parameter in model.parameters())
-    if strategy == "data_parallel":
+    if strategy == "data_parallel" and exact is None:
         _, sizes, dtypes = layout(places, bucket_bytes)
         return Held(parameters, sum(_nbytes(sizes, dtypes)), state)
-    shards = shard_layout(places, ranks, bucket_bytes)
+    owners = 1 if strategy == "data_parallel" else ranks
+    shards = shard_layout(places, owners, bucket_bytes, **cuts(exact))
     buckets = _nbytes(shards.sizes, shards.dtypes)
     frozen = parameters - sum(slot.parameter.nbytes for slot in slots)
     gradients = sum(buckets)
     if strategy == "zero2" and pool < len(buckets):
         gradients = sum(buckets) // ranks + sum(max(buckets[lane::pool]) for lane in range(pool))
-    return Held(frozen + sum(buckets) // (ranks if shared else 1), gradients, state // ranks)
+    return Held(frozen + sum(buckets) // (ranks if shared else 1), gradients, state // owners)
 
 
 def per_parameter(

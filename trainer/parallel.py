@@ -11,17 +11,17 @@ from __future__ import annotations
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pycomm import Communicator
 from trainer.checkpoint.slices import Slice, SliceReader, load_replicated, replicated_slices
-from trainer.clipping import clip
+from trainer.clipping import clip, sum_of_squares
 from trainer.errors import TrainerError
 from trainer.gradients import GradientBuckets, Slot, slots_of
 from trainer.memory import Held, measured
@@ -106,9 +106,12 @@ class Parallel(Strategy):
         if batch is not None and self._loss_reduction == "sum":
             self.global_count = batch.global_count
 
-    @contextmanager
-    def no_sync(self) -> Iterator[None]:
+    def no_sync(self) -> AbstractContextManager[None]:
         """Within it, backward only accumulates; the first backward after it reduces the accumulated sum."""
+        return self.keeping_gradients()
+
+    @contextmanager
+    def keeping_gradients(self) -> Iterator[None]:
         paused, self._gradients.paused = self._gradients.paused, True
         try:
             yield
@@ -160,11 +163,11 @@ class Parallel(Strategy):
     def clip_grad_norm_(self, max_norm: float) -> float:
         if self._gradients.open or not self._synchronized:
             self.synchronize()
-        return clip((gradient for _, gradient in self.gradients(self._model)), max_norm, self._over_ranks)
+        return clip((gradient for _, gradient in self.gradients(self._model)), max_norm, self._squares)
 
-    def _over_ranks(self, squares: float) -> float:
-        """The sum of squares of all gradients, from that of the gradients this rank has after a round."""
-        return squares
+    def _squares(self, gradients: Sequence[Tensor]) -> float:
+        """The sum of squares of all ranks' gradients, of which this rank has those after a round."""
+        return sum_of_squares(gradients)
 
     def close(self) -> None:
         """Removes all hooks; the model and the optimizer are as before. Does not communicate."""

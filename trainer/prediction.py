@@ -32,7 +32,8 @@ def predict(config: PredictConfig, comm: Communicator) -> dict[str, Any]:
     torch.set_num_threads(config.threads or max(1, comm.cores))
     trained = on_every_rank(comm, lambda: _load(config))
     task, split = trained.dataset.task, trained.split
-    parts = [task.predict(outputs) for outputs, _ in forwards(trained.model, task, split, comm)]
+    mine = share(len(split[0]), comm.rank, comm.size)
+    parts = [task.predict(outputs) for outputs, _ in forwards(trained.model, task, split, mine)]
     predictions = _gather(torch.cat(parts) if parts else None, len(split[0]), comm)
     on_rank_0(comm, lambda: _write(config.out, predictions))
     return {"weights": trained.weights, "step": trained.step, "count": len(split[0])}

@@ -13,11 +13,13 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from pycomm import Communicator
+from trainer import exact as exact_mode
 from trainer.checkpoint.resuming import check_same, facts
 from trainer.checkpoint.stored import Checkpoint
 from trainer.config import FitConfig
 from trainer.data import DATA, Dataset
 from trainer.errors import TrainerError
+from trainer.exact import Exact
 from trainer.files import on_every_rank
 from trainer.models import MODELS
 from trainer.optimizers import make_optimizer
@@ -37,6 +39,8 @@ _SEEDED = threading.Lock()  # ranks that are threads share torch's generator
 class Local:
     """What a rank makes without the others."""
 
+    seed: int
+    exact: Exact | None
     dataset: Dataset
     data_sha256: str
     model: nn.Module
@@ -77,7 +81,9 @@ def prepare(
     strategy = on_every_rank(comm, lambda: _strategy(config, comm, local))
     every = config.evaluation_steps_for(local.sampler.steps_per_epoch)
     stopping = Stopping(config.patience, config.tolerance)
-    validation = Validation(local.model, local.dataset, strategy, comm, every, local.steps, stopping)
+    validation = Validation(
+        local.model, local.dataset, strategy, comm, every, local.steps, stopping, local.sampler.shards
+    )
     if checkpoint is None:
         return Run(**vars(local), strategy=strategy, validation=validation, done=0)
     on_every_rank(comm, lambda: _load(strategy, checkpoint))
@@ -99,12 +105,18 @@ def build_model(config: FitConfig, dataset: Dataset) -> nn.Module:
 
 
 def _local(config: FitConfig, rank: int, ranks: int, checkpoint: Checkpoint | None) -> Local:
+    exact = exact_mode.of(config)
+    if exact:
+        exact.check_ranks(ranks)
     dataset = build_dataset(config.data, config.seed, config.data_options)
     check_patience(config.patience, dataset)
     model = build_model(config, dataset)
+    if exact:
+        exact_mode.check_model(model)
     optimizer = make_optimizer(config.optimizer, model.parameters(), config.lr, **config.optimizer_options)
     counts = dataset.task.counts(dataset.train[1])
-    sampler = Sampler(len(counts), config.global_batch_for(ranks), config.seed, rank, ranks, counts)
+    global_batch, shards = config.global_batch_for(ranks), exact.shards if exact else ranks
+    sampler = Sampler(len(counts), global_batch, config.seed, rank, ranks, counts, shards)
     steps = config.steps_for(sampler.steps_per_epoch)
     schedule = make_schedule(
         config.schedule, optimizer, steps, config.warmup_steps, **config.schedule_options
@@ -113,12 +125,15 @@ def _local(config: FitConfig, rank: int, ranks: int, checkpoint: Checkpoint | No
     if checkpoint is not None:
         check_same(checkpoint, config, model, sampler, sha256)
         replay(schedule, optimizer, checkpoint.step)
-    return Local(dataset, sha256, model, optimizer, sampler, steps, schedule)
+    return Local(config.seed, exact, dataset, sha256, model, optimizer, sampler, steps, schedule)
 
 
 def _strategy(config: FitConfig, comm: Communicator, local: Local) -> Strategy:
-    parts = local.model, comm, local.optimizer, config.wire()
+    wire = config.wire()
+    parts = local.model, comm, local.optimizer, wire
     strategy = STRATEGIES.build(config.strategy, *parts, **config.strategy_options)
+    if strategy.exact != wire.exact:
+        raise TrainerError(f"exact: strategy {config.strategy!r} does not say that it can be")
     if config.clip_norm is not None and type(strategy).clip_grad_norm_ is Strategy.clip_grad_norm_:
         raise TrainerError(f"clip_norm: strategy {type(strategy).__name__} does not clip gradients")
     if config.save_every and type(strategy).state_slices is Strategy.state_slices:

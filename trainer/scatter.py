@@ -7,6 +7,8 @@ gradient that comes too early for that waits in memory of its own.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -23,8 +25,8 @@ class ScatterBuckets:
     launch_when_full: reduce each bucket as soon as it and those before it are full, from within `put`; else
     flush() starts all. pool: how many buckets have memory at a time, if there are more. Full buckets have to
     be launched then, `put` waits where it needs the memory of one in flight, and reductions go to memory
-    apart; else they end in place. nbytes: what all of this takes. Not thread-safe. Launches are collective:
-    every rank makes them in the same order.
+    apart; else they end in place. order: that of the sums, as all_reduce has it. nbytes: what all of this
+    takes. Not thread-safe. Launches are collective: every rank makes them in the same order.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class ScatterBuckets:
         layout: ShardLayout,
         *,
         codec: str | None,
+        order: str = "any",
         launch_when_full: bool,
         pool: int | None = None,
     ) -> None:
@@ -40,6 +43,7 @@ class ScatterBuckets:
         self._comm = comm
         self._layout = layout
         self._codec = codec
+        self._order = order
         self._launch_when_full = launch_when_full or pool is not None
         self._count = len(layout.sizes)
         in_place = pool is None or pool >= self._count
@@ -75,11 +79,12 @@ class ScatterBuckets:
 
     def launch(self, bucket: int) -> None:
         """Starts the reduction of a bucket, the next in order, which is full. Does not block."""
-        part = self.parts[bucket]
-        work = self._comm.reduce_scatter_async(
-            self._flat[bucket], out=part, scale=self.scale, codec=self._codec
-        )
-        self._works.append(work)
+        flat, part = self._flat[bucket], self.parts[bucket]
+        how: dict[str, Any] = {"scale": self.scale, "codec": self._codec, "order": self._order}
+        if self._layout.ranks == self._comm.size:
+            self._works.append(self._comm.reduce_scatter_async(flat, out=part, **how))
+        else:  # everyone owns all of it, in place
+            self._works.append(self._comm.all_reduce_async(flat, **how))
         self._launched += 1
 
     def flush(self) -> None:

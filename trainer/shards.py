@@ -7,7 +7,9 @@ the whole parameter would be (no gradient, so no weight decay either).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -40,7 +42,8 @@ class Shards:
 
     `pieces` and `slices` correspond. State that the optimizer had is cut like the parameters. `shared`: all
     ranks, on one node, have the same buffers; then no owner writes before all ranks are in before_step(),
-    and nobody reads before all have come to gather(). Collective.
+    and nobody reads before all have come to gather(). Where the layout has one part, all ranks own all of it
+    and nothing is gathered. Collective.
     """
 
     def __init__(
@@ -103,7 +106,8 @@ class Shards:
         """
         if self._shared:
             self._gathering.append(self._comm.barrier_async())
-        for bucket in () if self._shared else reversed(range(len(self.flat))):
+        alone = self._shared or self._layout.ranks == 1
+        for bucket in () if alone else reversed(range(len(self.flat))):
             flat = self.flat[bucket]
             mine = flat[self._layout.part(bucket, self._comm.rank)]
             self._gathering.append(self._comm.all_gather_async(mine, out=flat))
@@ -142,10 +146,10 @@ class Shards:
 
     def _into_optimizer(self) -> None:
         state = self._optimizer.state
-        mine: dict[int, Tensor] = {}  # by id of the parameter
+        mine: defaultdict[int, list[Tensor]] = defaultdict(list)  # by id of the parameter
         for piece, own in zip(self.pieces, self.slices, strict=True):
             parameter = self.slots[piece.slot].parameter
-            mine[id(parameter)] = own
+            mine[id(parameter)].append(own)
             if parameter in state:
                 state[own] = {
                     name: slice_of_state(name, value, parameter, piece)
@@ -154,11 +158,12 @@ class Shards:
         for slot in self.slots:
             state.pop(slot.parameter, None)
         for group in self._optimizer.param_groups:
-            group["params"] = [mine[id(parameter)] for parameter in group["params"] if id(parameter) in mine]
+            group["params"] = [own for parameter in group["params"] for own in mine[id(parameter)]]
 
     def saved(self, model: nn.Module) -> Iterator[Slice]:
         """This rank's slices of parameters and of the optimizer's state, and its share of everything else."""
-        for slot, piece, own in self._mine():
+        owners = self._comm.size // self._layout.ranks  # of each piece, who take turns
+        for slot, piece, own in islice(self._mine(), self._comm.rank % owners, None, owners):
             shape = tuple(slot.parameter.shape)
             yield Slice(MODEL + slot.name, shape, piece.start, own.detach())
             for key, value in self._optimizer.state.get(own, {}).items():

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 
 from trainer.checkpoint.slices import Slice, SliceReader
 from trainer.errors import TrainerError
+from trainer.exact import Exact
 from trainer.memory import Held
 from trainer.registry import Registry
 from trainer.sampler import Batch
@@ -46,12 +48,14 @@ class Wire:
 
     grad_reduction: "global_mean", the sum of all losses divided by their global count; or, for study,
     "rank_mean", the mean over ranks of each rank's own mean, and "sum", the sum of these means.
+    exact: None unless the bits must not depend on the number of ranks (exact.py).
     """
 
     codec: str = "none"
     overlap: Overlap = "auto"
     bucket_bytes: int = 25 << 20
     grad_reduction: GradReduction = "global_mean"
+    exact: Exact | None = None
 
 
 class Strategy(ABC):
@@ -62,6 +66,8 @@ class Strategy(ABC):
     # Whether all ranks hold the same gradients after synchronize(). Where they may not, a gradient that is
     # not finite is told to all by one more small all-gather in each step.
     equal_gradients: bool = False
+    # Wire.exact, where the strategy keeps it: with that, `fit` refuses strategies which do not say so.
+    exact: Exact | None = None
 
     def before_forward(self, batch: Batch | None) -> None:  # noqa: B027
         """Blocks until the parameters may be read. `batch` is None before an evaluation."""
@@ -72,6 +78,11 @@ class Strategy(ABC):
     def loss(self, summed: Tensor, batch: Batch) -> Tensor:
         """What this rank back-propagates, given the sum of its losses: that sum, unless overridden."""
         return summed
+
+    def keeping_gradients(self) -> AbstractContextManager[None]:
+        """Within it, backward leaves gradients in `.grad` for the caller, who takes them away: they are one
+        term of those that a later backward has. Ranks may enter it without one."""
+        return nullcontext()
 
     def synchronize(self) -> None:  # noqa: B027
         """Blocks until gradients are combined. A strategy that does that elsewhere does nothing here."""

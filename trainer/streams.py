@@ -1,7 +1,8 @@
 """Random numbers of a step, such as dropout's: a pure function of (seed, step, stream).
 
-A stream is what draws for itself: a rank. No generator's state is carried from step to step, so a run that is
-resumed draws what it would have drawn, and none draws what another does.
+A stream is what draws for itself: a part of the batch, of which each rank has one, in exact mode several. No
+generator's state is carried from step to step, so a run that is resumed draws what it would have drawn, and
+none draws what another does.
 """
 
 from __future__ import annotations

@@ -29,8 +29,9 @@ def headline(config: FitConfig, comm: Communicator, sampler: Sampler, dataset: D
     study = f", gradients: {config.grad_reduction}" * (config.grad_reduction != "global_mean")
     watched = "validation" if dataset.validation else "test (there is no validation split)"
     watches = f"; watching {watched}" * bool(config.evaluation_steps_for(sampler.steps_per_epoch))
+    exact = f", exact over {sampler.shards} shards" * config.exact
     return (
-        f"{config.model} on {config.data}, {config.strategy}{study}, {ranks} over {comm.transport}, "
+        f"{config.model} on {config.data}, {config.strategy}{study}{exact}, {ranks} over {comm.transport}, "
         f"codec {config.codec}, {torch.get_num_threads()} threads per rank; "
         f"{_batch(config, comm.size, sampler, len(dataset.train[0]))}, "
         f"{steps} steps of {sampler.steps_per_epoch} per epoch{watches}"
@@ -70,6 +71,7 @@ def summary(
         "data_sha256": run.data_sha256,
         "transport": comm.transport,
         "codec": config.codec,
+        "shards": run.sampler.shards if config.exact else None,
         "versions": _versions(),
     }
 

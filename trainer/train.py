@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from pycomm import Communicator, trace_span
-from trainer import streams
 from trainer.checkpoint.resuming import find
 from trainer.checkpoint.saving import Saver, tidy
 from trainer.checkpoint.stored import FOLDER, Checkpoint
@@ -37,7 +36,7 @@ from trainer.weights import BEST, FINAL, LAST_GOOD
 def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
     """Trains, evaluates, writes config.out; returns the summary. Collective."""
     on_every_rank(comm, config.check)
-    torch.set_num_threads(config.threads or max(1, comm.cores))
+    torch.set_num_threads(config.threads_for(comm.cores))
     checkpoint = find(config, comm)
     run = prepare(config, comm, checkpoint=checkpoint)
     strategy, validation = run.strategy, run.validation
@@ -64,7 +63,6 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
             run.optimizer.zero_grad(set_to_none=True)
             strategy.before_forward(batch)
             last_good.before(step)
-            streams.begin(config.seed, step, comm.rank)
             written = saver.written  # before the trouble: a write that has failed in between is not written
             trouble = metrics.trouble or saver.trouble
             loss = forward_backward(run, batch, step, comm, trouble, written)

@@ -22,7 +22,8 @@ ALL_DONE = "all steps are done"
 
 
 class Validation:
-    """`every`: steps from one evaluation to the next, 0 for none before the end. `steps`: of the run."""
+    """`every`: steps from one evaluation to the next, 0 for none before the end. `steps`: of the run.
+    `shards`: as evaluate() has them."""
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class Validation:
         every: int,
         steps: int,
         stopping: Stopping,
+        shards: int,
     ) -> None:
         self._model = model
         self._dataset = dataset
@@ -41,6 +43,7 @@ class Validation:
         self._every = every
         self._steps = steps
         self.stopping = stopping
+        self._shards = shards
         self.improved = False  # the last step's validation loss is the lowest so far
         self.ended: str | None = None  # why training is over
 
@@ -76,7 +79,8 @@ class Validation:
     def _evaluate(self, key: str, step: int) -> dict[str, Values]:
         name = SPLIT_OF[key]
         with trace_span("evaluate", step=step, split=name):
-            values = evaluate(self._model, self._dataset.task, self._dataset.splits()[name], self._comm)
+            split = self._dataset.splits()[name]
+            values = evaluate(self._model, self._dataset.task, split, self._comm, self._shards)
         check_evaluation(values, name, step)
         return {key: values}
 

@@ -10,17 +10,21 @@ optimizer's work is divided by the number of ranks.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from pycomm import Communicator
+from trainer.block_norm import BlockNorm
 from trainer.checkpoint.slices import Slice, SliceReader
+from trainer.clipping import sum_of_squares
 from trainer.elementwise import check_elementwise
 from trainer.errors import TrainerError
+from trainer.exact import Exact, cuts
 from trainer.gradients import GradientBuckets, Slot
 from trainer.layout import shard_layout
 from trainer.memory import POOL, Held, measured
@@ -51,11 +55,13 @@ class Zero(Parallel):
     `optimizer.state_dict()` has this rank's slices, and a GradScaler would see no more than their gradients.
 
     Args:
-        stage: 1 keeps buckets for all gradients, and overlaps as DataParallel does. 2 keeps this rank's part
-            of them and buckets for `pool` at a time; it reduces from within backward, whatever the overlap.
+        stage: 0 shards nothing, and is DataParallel but for stepping on slices. 1 keeps buckets for all
+            gradients, and overlaps as DataParallel does. 2 keeps this rank's part of them and buckets for
+            `pool` at a time; it reduces from within backward, whatever the overlap.
         pool: of stage 2, the number of buckets that have memory.
         share_params: one copy of the parameters for all ranks, which are on one node: what an owner writes is
             everyone's at once. Whoever changes a parameter by hand then changes it for all.
+        exact: step the same slices and add up in the same order whatever the number of ranks (exact.py).
         The rest are DataParallel's.
 
     Raises TrainerError for an optimizer that does not treat each element by itself (LBFGS, Adafactor, Muon),
@@ -71,6 +77,7 @@ class Zero(Parallel):
         stage: int = 1,
         pool: int = POOL,
         share_params: bool = False,
+        exact: Exact | None = None,
         loss_reduction: LossReduction = "mean",
         global_count: int | None = None,
         codec: str | None = None,
@@ -85,6 +92,9 @@ class Zero(Parallel):
         self._stepped = optimizer
         self._share_params = share_params
         self._pool = pool if stage == 2 else None
+        self._owners = comm.size if stage else 1
+        self.equal_gradients = self._owners == 1
+        self.exact = exact
         self._depth = 0  # of steps within steps
         self._gather_wait_s = 0.0
         super().__init__(
@@ -107,16 +117,24 @@ class Zero(Parallel):
         optimizer.zero_grad = self._clear  # type: ignore[method-assign]
 
     def _make_buckets(self, slots: list[Slot], bucket_bytes: int, codec: str | None) -> GradientBuckets:
-        layout = shard_layout([slot.place for slot in slots], self._comm.size, bucket_bytes)
+        places = [slot.place for slot in slots]
+        layout = shard_layout(places, self._owners, bucket_bytes, **cuts(self.exact))
         self._shards = Shards(self._comm, layout, slots, self._stepped, shared=self._share_params)
         self._buckets = ScatterBuckets(
-            self._comm, layout, codec=codec, launch_when_full=self.overlap, pool=self._pool
+            self._comm,
+            layout,
+            codec=codec,
+            order="tree" if self.exact else "any",
+            launch_when_full=self.overlap,
+            pool=self._pool,
         )
         starts = [layout.part(bucket, self._comm.rank).start for bucket in range(len(layout.sizes))]
         self._reduced_slices = [
             self._buckets.parts[piece.bucket][piece.offset - starts[piece.bucket] :][: piece.count]
             for piece in self._shards.pieces
         ]
+        counts = [slot.parameter.numel() for slot in slots]
+        self._norm = BlockNorm(counts, self._shards.pieces, self._over_ranks) if self.exact else None
         return GradientBuckets(
             self._buckets, slots, [None] * len(slots), self.bucket_ready, fingerprint=self._comm.size > 1
         )
@@ -181,8 +199,14 @@ class Zero(Parallel):
             hook.remove()
         self._model_hooks.clear()
 
-    def _over_ranks(self, squares: float) -> float:
-        return float(self._comm.all_reduce(np.array([squares]))[0])
+    def _squares(self, gradients: Sequence[Tensor]) -> float:
+        if self._norm is not None:
+            return self._norm.squares([own.grad for own in self._shards.slices])
+        return float(self._over_ranks(np.array([sum_of_squares(gradients)]))[0])
+
+    def _over_ranks(self, sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The sums of all owners, from those of what this rank owns."""
+        return sums if self._owners == 1 else self._comm.all_reduce(sums)
 
     def _reduced(self, used: list[bool]) -> None:
         for piece, own, gradient in zip(
@@ -225,12 +249,16 @@ class Zero(Parallel):
 
 def check(wire: Wire, *, stage: int, pool: int = POOL, share_params: bool = False) -> None:
     """Raises TrainerError for what Zero refuses whatever the model."""
-    if stage not in (1, 2):
-        raise TrainerError(f"stage: expected 1 or 2, got {stage!r}")
+    if stage not in (0, 1, 2):
+        raise TrainerError(f"stage: expected 0, 1 or 2, got {stage!r}")
     if type(pool) is not int or pool < 1:
         raise TrainerError(f"pool: expected 1 bucket or more, got {pool!r}")
     if type(share_params) is not bool:
         raise TrainerError(f"share_params: expected true or false, got {share_params!r}")
+    if stage == 0 and share_params:
+        raise TrainerError(
+            "stage 0 leaves each rank its own parameters: share_params belongs to stages 1 and 2"
+        )
     if stage == 2 and wire.overlap == "off":
         raise TrainerError(
             "stage 2 reduces from within backward, to have its memory back: expected overlap auto or on, "
@@ -253,5 +281,6 @@ def of_wire(
         codec=wire.codec,
         overlap=wire.overlap,
         bucket_bytes=wire.bucket_bytes,
+        exact=wire.exact,
         **own,
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pycomm import Communicator
 from pycomm.testing import run_threads
 from trainer import FitConfig, TrainerError, fit
-from trainer.clipping import clip
+from trainer.clipping import clip, sum_of_squares
 from trainer.errors import DivergedError
 from trainer.models import MODELS
 
@@ -32,7 +32,7 @@ def test_it_is_torchs_clipping(max_norm: float) -> None:
 
 def test_the_norm_is_that_of_all_ranks() -> None:
     gradient = torch.tensor([3.0])
-    assert clip([gradient], 1.0, lambda squares: squares + 16) == 5.0
+    assert clip([gradient], 1.0, lambda own: sum_of_squares(own) + 16) == 5.0
     assert gradient.item() == pytest.approx(0.6, rel=1e-5)
 
 

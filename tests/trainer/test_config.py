@@ -177,6 +177,14 @@ def test_plugins_are_one_word_or_a_list(words: list[str], parsed: list[FitConfig
     assert parsed[0].plugin == (["json", "csv"] if "csv" in words[0] else ["json"])
 
 
+@pytest.mark.parametrize(
+    ("words", "exact"), [(["--exact"], True), (["--exact", "true"], True), (["--exact=false"], False)]
+)
+def test_what_is_true_or_false_is_a_switch(words: list[str], exact: bool, parsed: list[FitConfig]) -> None:
+    main(["fit", *words, "--data", "linear", "--model", "linear"])
+    assert parsed[0].exact is exact
+
+
 def test_what_a_file_has_set_can_be_unset(
     tmp_path: Path, parsed: list[FitConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,12 +56,12 @@ def test_buckets_are_those_of_data_parallel() -> None:
     assert [bucket["elements"] for bucket in needs(config, 5)["buckets"]] == sizes
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize(("ranks", "exact"), [(1, False), (2, False), (3, False), (4, True)])
 @pytest.mark.parametrize("strategy", ["data_parallel", "zero1", "zero2"])
-def test_memory_is_what_a_run_then_holds(strategy: str, ranks: int, tmp_path: Path) -> None:
+def test_memory_is_what_a_run_then_holds(strategy: str, ranks: int, exact: bool, tmp_path: Path) -> None:
     config = linear(
         strategy=strategy, bucket_mb=2000 / 2**20, steps=1, threads=1, out=tmp_path, global_batch=6,
-        model_options={"hidden": [30, 20, 30]},
+        model_options={"hidden": [30, 20, 30]}, exact=exact,
     )  # fmt: skip
     config.model = "mlp"
     facts = needs(config, ranks)
@@ -132,6 +132,10 @@ def test_the_table_shows_what_json_holds() -> None:
         (["--dry_run", *ZERO2, "--strategy_options.pool", "0"], "pool: expected 1 bucket or more, got 0"),
         (["--dry_run", *ZERO2, "--strategy_options.pool", "x"], "pool: expected 1 bucket or more, got 'x'"),
         (["--dry_run", "--bucket_mb", "1e-9"], "bucket_bytes"),
+        (
+            ["--dry_run", "--exact", "--ranks", "3"],
+            "8 logical shards cannot be shared out evenly among 3 ranks",
+        ),
     ],
 )
 def test_wrong_arguments_are_told(

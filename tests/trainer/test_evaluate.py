@@ -67,3 +67,20 @@ def test_no_forward_takes_more_tokens_than_the_limit(monkeypatch: pytest.MonkeyP
     split = tuple(torch.zeros(2, 6, 4, dtype=torch.long))
     run_threads(1, lambda comm: evaluate(Watched(7, 7), NEXT_BYTE, split, comm))
     assert seen == [8, 8, 8]
+
+
+@pytest.mark.parametrize("count", [3, 1003])
+def test_the_bits_depend_on_the_shards_alone(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 50)
+    torch.manual_seed(count)
+    model = torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.ReLU(), torch.nn.Linear(30, 3))
+    split = (torch.randn(count, 40), torch.randint(3, (count,)))
+
+    def results(size: int, shards: int | None) -> set[tuple[float, ...]]:
+        def rank(comm: Communicator) -> tuple[float, ...]:
+            return tuple(evaluate(model, CLASSIFICATION, split, comm, shards).values())
+
+        return set(run_threads(size, rank))
+
+    assert len({value for size in (1, 2, 4, 8) for value in results(size, 8)}) == 1
+    assert results(8, 8) == results(8, None)

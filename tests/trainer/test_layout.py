@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import pycomm
 from pycomm.buckets import layout
-from trainer.layout import shard_layout
+from trainer.layout import Piece, shard_layout
 
 SLOTS = st.lists(
     st.builds(
@@ -40,7 +40,7 @@ def test_every_element_has_one_owner(
         part = shards.part(piece.bucket, rank)
         assert part.start <= piece.offset and piece.offset + piece.count <= part.stop
         assert shards.places[piece.slot][:2] == (piece.bucket, piece.offset - piece.start)
-        assert piece.start % 64 == 0 and piece.count > 0
+        assert piece.start % cut == 0 and piece.count > 0
 
 
 @settings(max_examples=100, deadline=None)
@@ -49,7 +49,7 @@ def test_parts_are_equal_aligned_and_little_padded(
     slots: list[pycomm.Slot], ranks: int, bucket_bytes: int, cut: int
 ) -> None:
     shards = shard_layout(slots, ranks, bucket_bytes, cut)
-    places, sizes, dtypes = layout(slots, bucket_bytes)
+    places, sizes, dtypes = layout(slots, bucket_bytes, cut)
     assert (shards.places, shards.dtypes) == (places, dtypes)
     for bucket, size in enumerate(sizes):
         parts = [shards.part(bucket, rank) for rank in range(ranks)]
@@ -61,6 +61,29 @@ def test_parts_are_equal_aligned_and_little_padded(
         (bucket, slot.group, slot.dtype) for slot, (bucket, _, _) in zip(slots, places, strict=True)
     )
     assert len({bucket for bucket, _, _ in kinds}) == len(kinds)  # one group and dtype to a bucket
+
+
+@settings(max_examples=100, deadline=None)
+@given(SLOTS, st.sampled_from([1, 2, 4, 8]), st.integers(1, 50_000), st.sampled_from([64, 4096]))
+def test_with_shards_all_ranks_together_have_the_same_pieces_whatever_their_number(
+    slots: list[pycomm.Slot], ranks: int, bucket_bytes: int, cut: int
+) -> None:
+    expected = shard_layout(slots, 8, bucket_bytes, cut, shards=8)
+    shards = shard_layout(slots, ranks, bucket_bytes, cut, shards=8)
+    assert (shards.places, shards.sizes, shards.dtypes) == (expected.places, expected.sizes, expected.dtypes)
+    in_order = sorted(
+        (piece for rank in range(8) for piece in expected.pieces(rank)),
+        key=lambda piece: (piece.slot, piece.start),
+    )
+    for rank in range(ranks):
+        owned = [piece for piece in in_order if _within(piece, shards.part(piece.bucket, rank))]
+        assert shards.pieces(rank) == owned
+        assert shards.pieces(rank + ranks) == owned
+    assert sum(len(shards.pieces(rank)) for rank in range(ranks)) == len(in_order)
+
+
+def _within(piece: Piece, part: slice) -> bool:
+    return part.start <= piece.offset and piece.offset + piece.count <= part.stop
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 100])

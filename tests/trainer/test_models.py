@@ -100,3 +100,29 @@ def test_models_of_vectors_take_images_as_well() -> None:
         assert model(torch.zeros(7, 1, 4, 5)).shape == (7, 3)
         same = MODELS.build(name, inputs=20, outputs=3)
         assert [p.shape for p in same.parameters()] == [p.shape for p in model.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "x"),
+    [
+        ("mlp", {"inputs": 6, "hidden": [40, 40]}, torch.ones(5, 6)),
+        ("cnn", {"inputs": (1, 8, 8)}, torch.ones(5, 1, 8, 8)),
+        (
+            "gpt",
+            {"vocabulary": 11, "context": 8, "width": 16, "heads": 2, "layers": 2},
+            torch.ones(5, 8).long(),
+        ),
+    ],
+)
+def test_dropout_is_of_training_and_changes_no_name(name: str, options: dict, x: torch.Tensor) -> None:
+    def model(dropout: float) -> torch.nn.Module:
+        torch.manual_seed(0)
+        return MODELS.build(name, **options, dropout=dropout)
+
+    plain, dropping = model(0.0), model(0.5)
+    assert plain.state_dict().keys() == dropping.state_dict().keys()
+    assert torch.equal(plain(x), plain(x))
+    assert not torch.equal(dropping(x), dropping(x))
+    assert torch.equal(dropping.eval()(x), plain(x))
+    with pytest.raises(TrainerError, match="dropout"):
+        model(1.5)

@@ -98,3 +98,19 @@ def test_another_order_has_another_hash() -> None:
         Sampler(103, 10, seed).position(step)["order_sha256"] for seed in (7, 8) for step in (0, 10, 11)
     }
     assert len(orders) == 4
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+@pytest.mark.parametrize("global_batch", [3, 10, 64])
+def test_shards_of_a_batch_do_not_depend_on_the_ranks(size: int, global_batch: int) -> None:
+    alone = [Sampler(103, global_batch, 7, shard, 8) for shard in range(8)]
+    ranks = [Sampler(103, global_batch, 7, rank, size, shards=8) for rank in range(size)]
+    for step in range(2 * ranks[0].steps_per_epoch):
+        batches = [sampler.batch(step) for sampler in ranks]
+        parts = {shard: part for batch in batches for shard, part in batch.parts.items()}
+        assert [list(batch.parts) for batch in batches] == torch.arange(8).view(size, -1).tolist()
+        for shard, part in parts.items():
+            assert torch.equal(part, alone[shard].batch(step).indices)
+        for batch in batches:
+            assert torch.equal(batch.indices, torch.cat(list(batch.parts.values())))
+            assert batch.local_count == len(batch.indices)

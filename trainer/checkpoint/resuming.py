@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from pycomm import Communicator
+from trainer import exact
 from trainer.checkpoint.slices import MODEL, OPTIMIZER, model_tensors, parameters
 from trainer.checkpoint.stored import FOLDER, Checkpoint, Record, last_good, saved
 from trainer.config import FitConfig
@@ -105,6 +106,7 @@ def kept_options(config: FitConfig, sampler: Sampler) -> Record:
     options = {name: value for name, value in asdict(config).items() if name not in FREE}
     del options["batch_per_rank"]
     options |= {"lr": learning_rate(config.optimizer, config.lr), "global_batch": sampler.global_batch}
+    options |= exact.kept(config)
     plain: Record = json.loads(json.dumps(options, default=str))
     return plain
 

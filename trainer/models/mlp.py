@@ -13,16 +13,17 @@ from trainer.models import MODELS
 
 
 class MLP(nn.Sequential):
-    """Affine layers of the given sizes (inputs first, outputs last) with a ReLU between any two."""
+    """Affine layers of the given sizes (inputs first, outputs last) with a ReLU between any two, and dropout
+    after it."""
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    def __init__(self, sizes: Sequence[int], dropout: float = 0.0) -> None:
         if len(sizes) < 2 or any(not isinstance(size, int) or size < 1 for size in sizes):
             raise TrainerError(
                 f"model 'mlp': expected at least two sizes, each an integer of 1 or more, got {sizes}"
             )
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+            layers += [nn.Linear(inputs, outputs), nn.Sequential(nn.ReLU(), nn.Dropout(dropout))]
         super().__init__(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,7 +31,13 @@ class MLP(nn.Sequential):
 
 
 @MODELS.register("mlp")
-def mlp(inputs: int | Sequence[int] = 784, outputs: int = 10, hidden: int | Sequence[int] = 128) -> nn.Module:
-    """`inputs`: the shape of a sample, or how many numbers it has. `hidden`: the sizes in between."""
+def mlp(
+    inputs: int | Sequence[int] = 784,
+    outputs: int = 10,
+    hidden: int | Sequence[int] = 128,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """`inputs`: the shape of a sample, or how many numbers it has. `hidden`: the sizes in between. `dropout`:
+    the probability that a hidden number is left out of a training step."""
     first = inputs if isinstance(inputs, int) else math.prod(inputs)
-    return MLP([first, *([hidden] if isinstance(hidden, int) else hidden), outputs])
+    return MLP([first, *([hidden] if isinstance(hidden, int) else hidden), outputs], dropout)

@@ -16,6 +16,7 @@ from trainer.gradients import GradientBuckets, Slot
 from trainer.parallel import Parallel
 from trainer.sampler import Batch
 from trainer.strategy import STRATEGIES, Strategy, Wire
+from trainer.zero import of_wire
 
 
 class DataParallel(Parallel):
@@ -88,6 +89,8 @@ class RankMeans(DataParallel):
 def data_parallel(
     model: nn.Module, comm: Communicator, optimizer: torch.optim.Optimizer, wire: Wire
 ) -> Strategy:
+    if wire.exact:
+        return of_wire(model, comm, optimizer, wire, stage=0)
     make = DataParallel if wire.grad_reduction == "global_mean" else RankMeans
     return make(
         model,

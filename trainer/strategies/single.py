@@ -1,4 +1,5 @@
-"""One process, plain torch: no buckets, no hooks, nothing sent. What other strategies must equal.
+"""One process, plain torch: no buckets, no hooks, nothing sent. What other strategies must equal. (In exact
+mode it is data_parallel on one rank, whose buckets others step on too.)
 
 All reductions are the same here: the mean over the one rank's samples.
 """
@@ -17,21 +18,13 @@ from trainer.errors import TrainerError
 from trainer.memory import Held, measured
 from trainer.sampler import Batch
 from trainer.strategy import STRATEGIES, Strategy, Wire
+from trainer.zero import of_wire
 
 
-@STRATEGIES.register("single")
 class Single(Strategy):
     equal_gradients = True
 
-    def __init__(
-        self, model: nn.Module, comm: Communicator, optimizer: torch.optim.Optimizer, wire: Wire
-    ) -> None:
-        if comm.size != 1:
-            raise TrainerError(
-                f"strategy 'single' trains in one process, got {comm.size} ranks; try data_parallel"
-            )
-        if wire.codec != "none":
-            raise TrainerError(f"strategy 'single' sends nothing: expected codec none, got {wire.codec}")
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self._model = model
         self._optimizer = optimizer
         self._global_count = 0
@@ -61,3 +54,16 @@ class Single(Strategy):
 
     def load_slices(self, reader: SliceReader) -> None:
         load_replicated(self._model, self._optimizer, reader)
+
+
+@STRATEGIES.register("single")
+def single(model: nn.Module, comm: Communicator, optimizer: torch.optim.Optimizer, wire: Wire) -> Strategy:
+    if comm.size != 1:
+        raise TrainerError(
+            f"strategy 'single' trains in one process, got {comm.size} ranks; try data_parallel"
+        )
+    if wire.codec != "none":
+        raise TrainerError(f"strategy 'single' sends nothing: expected codec none, got {wire.codec}")
+    if wire.exact:
+        return of_wire(model, comm, optimizer, wire, stage=0)
+    return Single(model, optimizer)
