@@ -50,13 +50,15 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
     replicated = replace(config, strategy="data_parallel", strategy_options={})
     run = run_threads(1, lambda comm: prepare(replicated, comm, ranks), timeout=LIMIT_S)[0]
     model, bucket_bytes = run.model, int(config.bucket_mb * 2**20)
+    run.strategy.close()  # the optimizer holds the model's parameters then
     slots = slots_of(model, run.optimizer)
     if config.strategy == "data_parallel":
         _, sizes, dtypes = layout([slot.place for slot in slots], bucket_bytes)
     else:
         shards = shard_layout([slot.place for slot in slots], ranks, bucket_bytes)
         sizes, dtypes = shards.sizes, shards.dtypes
-    state = state_bytes(maker(config.optimizer, config.lr, config.optimizer_options), slots)
+    make = maker(config.optimizer, config.lr, config.optimizer_options)
+    state = state_bytes(make, slots, masters=config.wire().master_weights)
     pool = config.strategy_options.get("pool", POOL)
     shared = config.strategy_options.get("share_params", False)
 

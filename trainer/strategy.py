@@ -9,7 +9,8 @@ imported:
 The loop in train.py calls, for every step:
 
     strategy.before_forward(batch)      # parameters are valid when it returns
-    ... forward, then strategy.loss(sum of this rank's losses, batch).backward(); neither without a sample ...
+    ... forward, then strategy.loss(sum of this rank's losses, batch).backward(); neither without a sample;
+        of several micro-batches all but the last in strategy.no_sync() ...
     strategy.synchronize()              # gradients are combined if the strategy does that, and may be read
     strategy.clip_grad_norm_(max_norm)  # if it was asked for
     strategy.step()                     # parameters are updated (or on their way)
@@ -24,7 +25,8 @@ state (checkpoint/slices.py), and before the first step of a resumed run it is g
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,12 +48,14 @@ class Wire:
 
     grad_reduction: "global_mean", the sum of all losses divided by their global count; or, for study,
     "rank_mean", the mean over ranks of each rank's own mean, and "sum", the sum of these means.
+    master_weights: the optimizer steps on float32 copies of 16-bit parameters.
     """
 
     codec: str = "none"
     overlap: Overlap = "auto"
     bucket_bytes: int = 25 << 20
     grad_reduction: GradReduction = "global_mean"
+    master_weights: bool = False
 
 
 class Strategy(ABC):
@@ -62,6 +66,8 @@ class Strategy(ABC):
     # Whether all ranks hold the same gradients after synchronize(). Where they may not, a gradient that is
     # not finite is told to all by one more small all-gather in each step.
     equal_gradients: bool = False
+    # Whether it does what Wire.master_weights asks for.
+    has_master_weights: bool = False
 
     def before_forward(self, batch: Batch | None) -> None:  # noqa: B027
         """Blocks until the parameters may be read. `batch` is None before an evaluation."""
@@ -72,6 +78,13 @@ class Strategy(ABC):
     def loss(self, summed: Tensor, batch: Batch) -> Tensor:
         """What this rank back-propagates, given the sum of its losses: that sum, unless overridden."""
         return summed
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Around forward and backward of a micro-batch that others of the step follow: gradients add up, to
+        be combined with those of the last one. All ranks enter it equally often. Nothing unless overridden.
+        """
+        yield
 
     def synchronize(self) -> None:  # noqa: B027
         """Blocks until gradients are combined. A strategy that does that elsewhere does nothing here."""

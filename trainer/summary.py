@@ -31,7 +31,7 @@ def headline(config: FitConfig, comm: Communicator, sampler: Sampler, dataset: D
     watches = f"; watching {watched}" * bool(config.evaluation_steps_for(sampler.steps_per_epoch))
     return (
         f"{config.model} on {config.data}, {config.strategy}{study}, {ranks} over {comm.transport}, "
-        f"codec {config.codec}, {torch.get_num_threads()} threads per rank; "
+        f"codec {config.codec}, {config.precision}, {torch.get_num_threads()} threads per rank; "
         f"{_batch(config, comm.size, sampler, len(dataset.train[0]))}, "
         f"{steps} steps of {sampler.steps_per_epoch} per epoch{watches}"
     )
@@ -70,6 +70,8 @@ def summary(
         "data_sha256": run.data_sha256,
         "transport": comm.transport,
         "codec": config.codec,
+        "precision": config.precision,
+        "skipped_steps": 0 if run.precision.scaler is None else run.precision.scaler.skipped,
         "versions": _versions(),
     }
 
@@ -77,7 +79,8 @@ def summary(
 def _memory(held: dict[str, int], config: FitConfig, run: Run, ranks: int) -> dict[str, Any]:
     """What the rank with the most holds, beside what the formula says."""
     slots = slots_of(run.model, None)
-    state = state_bytes(maker(config.optimizer, config.lr, config.optimizer_options), slots)
+    make = maker(config.optimizer, config.lr, config.optimizer_options)
+    state = state_bytes(make, slots, masters=config.wire().master_weights)
     shared = config.strategy_options.get("share_params", False)
     count = sum(parameter.numel() for parameter in run.model.parameters())
     return {

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pycomm import Communicator
+from trainer.accumulation import PartSums
 from trainer.checkpoint.slices import Slice, SliceReader
 from trainer.elementwise import check_elementwise
 from trainer.errors import TrainerError
@@ -77,6 +79,7 @@ class Zero(Parallel):
         overlap: Overlap = "auto",
         bucket_bytes: int = 25 << 20,
         broadcast_buffers: bool = True,
+        master_weights: bool = False,
     ) -> None:
         check(Wire(overlap=overlap), stage=stage, pool=pool, share_params=share_params)
         check_elementwise(optimizer)
@@ -97,6 +100,7 @@ class Zero(Parallel):
             overlap=overlap,
             bucket_bytes=bucket_bytes,
             broadcast_buffers=broadcast_buffers,
+            master_weights=master_weights,
         )
         self._closed = False
         self._model_hooks = [
@@ -108,10 +112,18 @@ class Zero(Parallel):
 
     def _make_buckets(self, slots: list[Slot], bucket_bytes: int, codec: str | None) -> GradientBuckets:
         layout = shard_layout([slot.place for slot in slots], self._comm.size, bucket_bytes)
-        self._shards = Shards(self._comm, layout, slots, self._stepped, shared=self._share_params)
+        self._shards = Shards(
+            self._comm,
+            layout,
+            slots,
+            self._stepped,
+            shared=self._share_params,
+            master_weights=self._master_weights,
+        )
         self._buckets = ScatterBuckets(
             self._comm, layout, codec=codec, launch_when_full=self.overlap, pool=self._pool
         )
+        self._sums = None if self._pool is None else PartSums(self._buckets.parts, len(slots))
         starts = [layout.part(bucket, self._comm.rank).start for bucket in range(len(layout.sizes))]
         self._reduced_slices = [
             self._buckets.parts[piece.bucket][piece.offset - starts[piece.bucket] :][: piece.count]
@@ -124,6 +136,24 @@ class Zero(Parallel):
     def before_forward(self, batch: Batch | None) -> None:
         super().before_forward(batch)
         self.wait()
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Within it, backward only accumulates; the first backward after it reduces the accumulated sum.
+
+        Under stage 2, which has no room for that, the gradients are reduced at once and this rank's part of
+        them is added up: it is collective then, every rank enters it equally often, with or without a
+        backward, and has at most one backward in it.
+        """
+        if self._sums is None:
+            with super().no_sync():
+                yield
+            return
+        yield
+        start = time.monotonic()
+        self._check_trainable()
+        self._sums.add(self._gradients.reduce())
+        self._gather_wait_s += time.monotonic() - start
 
     def wait(self) -> None:
         """Blocks until the parameters of the last step are everyone's."""
@@ -145,10 +175,10 @@ class Zero(Parallel):
     def memory(self) -> Held:
         frozen = [parameter for parameter in self._model.parameters() if not parameter.requires_grad]
         parameters = self._shards.nbytes + sum(parameter.nbytes for parameter in frozen)
-        return measured(parameters, self._bucket_nbytes(), self._stepped)
+        return measured(parameters, self._bucket_nbytes(), self._stepped, self._shards.masters_nbytes)
 
     def _bucket_nbytes(self) -> int:
-        return self._buckets.nbytes
+        return self._buckets.nbytes + (self._sums.nbytes if self._sums else 0)
 
     def state_slices(self) -> Iterator[Slice]:
         self.wait()
@@ -185,10 +215,12 @@ class Zero(Parallel):
         return float(self._comm.all_reduce(np.array([squares]))[0])
 
     def _reduced(self, used: list[bool]) -> None:
+        if self._sums is not None:
+            used = self._sums.complete(used)
         for piece, own, gradient in zip(
             self._shards.pieces, self._shards.slices, self._reduced_slices, strict=True
         ):
-            own.grad = gradient if used[piece.slot] else None
+            own.grad = gradient.to(own.dtype) if used[piece.slot] else None  # a master's is float32
 
     def _before_module(self, *_: object) -> None:
         if self._shards.gathering:
@@ -220,6 +252,8 @@ class Zero(Parallel):
             raise TrainerError("zero_grad() between backward and step(): gradients are being reduced")
         for own in self._shards.slices:
             own.grad = None
+        if self._sums is not None:
+            self._sums.drop()
         self._model.zero_grad(set_to_none)
 
 
@@ -253,5 +287,6 @@ def of_wire(
         codec=wire.codec,
         overlap=wire.overlap,
         bucket_bytes=wire.bucket_bytes,
+        master_weights=wire.master_weights,
         **own,
     )
