@@ -134,6 +134,15 @@ class Parallel(Strategy):
         self._synchronized = True
         self.exposed_s = time.monotonic() - start
 
+    def share_overflow(self) -> None:
+        """For torch's GradScaler, which looks at this rank's gradients alone: where some rank's are not
+        finite, every rank has one that is not, so all skip the step. Between synchronize() and
+        `scaler.unscale_(optimizer)`. Collective under Zero; elsewhere gradients are equal, and nothing is to
+        be done.
+
+        Raises TrainerError, on every rank, where a rank has no gradient: GradScaler would fail there.
+        """
+
     def step(self) -> None:
         self._with_optimizer().step()
 

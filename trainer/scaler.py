@@ -8,7 +8,6 @@ one double it. All ranks skip a step or none does.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,8 @@ class LossScaler:
 
         scaler.scaled(loss).backward()
         parallel.synchronize()
-        if scaler.unscale(gradients, equal=parallel.equal_gradients):   # finite on all ranks
+        if scaler.unscale(parallel, model):     # finite on all ranks
+            parallel.clip_grad_norm_(1.0)
             optimizer.step()
 
     Args:
@@ -62,16 +62,16 @@ class LossScaler:
         """What is to be back-propagated."""
         return loss * self.scale
 
-    def unscale(self, gradients: Iterable[Tensor], *, equal: bool) -> bool:
+    def unscale(self, strategy: Strategy, model: nn.Module) -> bool:
         """Divides this rank's reduced gradients by the scale, in place; returns whether the step is to be
-        taken, the same on all ranks, and sets the scale of the next one. Collective and blocks, unless the
-        gradients are `equal` on all ranks.
+        taken, the same on all ranks, and sets the scale of the next one. Call it after synchronize().
+        Collective and blocks, unless all ranks have the same gradients.
 
         Raises TrainerError, on every rank, for gradients that are not finite at the least scale.
         """
-        held = list(gradients)
+        held = [gradient for _, gradient in strategy.gradients(model)]
         finite = all(bool(part.isfinite().all()) for part in held)
-        if not equal:
+        if not strategy.equal_gradients:
             finite = bool(self._comm.all_reduce(np.array([finite], np.uint8), op="min")[0])
         if finite:
             for part in held:
@@ -112,11 +112,10 @@ def take_step(
     Without a scaler, or at its least scale, raises DivergedError, on every rank, for those that are not
     finite.
     """
-    gradients, equal = strategy.gradients(model), strategy.equal_gradients
     if scaler is None:
-        check_gradients(gradients, step, comm, equal=equal)
+        check_gradients(strategy.gradients(model), step, comm, equal=strategy.equal_gradients)
         return True
     try:
-        return scaler.unscale((gradient for _, gradient in gradients), equal=equal)
+        return scaler.unscale(strategy, model)
     except TrainerError as error:
         raise DivergedError(f"{error}, at step {step}", step - 1) from error

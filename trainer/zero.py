@@ -50,7 +50,8 @@ class Zero(Parallel):
     the `with` block it has its parameters back, and the slices' state is gone. From backward on, gradients
     are in buckets and `.grad` is None: nobody has whole ones, so clip by `clip_grad_norm_`. Parameters are
     everyone's again when a forward of any module begins; before reading them otherwise, call `wait()`.
-    `optimizer.state_dict()` has this rank's slices, and a GradScaler would see no more than their gradients.
+    `optimizer.state_dict()` has this rank's slices. With torch's GradScaler: synchronize(), share_overflow(),
+    `unscale_(optimizer)`, clip_grad_norm_(), `scaler.step(optimizer)`; or a LossScaler.
 
     Args:
         stage: 1 keeps buckets for all gradients, and overlaps as DataParallel does. 2 keeps this rank's part
@@ -221,6 +222,15 @@ class Zero(Parallel):
             self._shards.pieces, self._shards.slices, self._reduced_slices, strict=True
         ):
             own.grad = gradient.to(own.dtype) if used[piece.slot] else None  # a master's is float32
+
+    def share_overflow(self) -> None:
+        gradients = [gradient for _, gradient in self.gradients(self._model)]
+        finite = all(bool(gradient.isfinite().all()) for gradient in gradients)
+        all_finite, all_have = self._comm.all_reduce(np.array([finite, bool(gradients)], np.uint8), op="min")
+        if not all_have:
+            raise TrainerError("share_overflow: a rank has no gradient, which GradScaler cannot do without")
+        if finite and not all_finite:
+            gradients[0][0] = torch.nan
 
     def _before_module(self, *_: object) -> None:
         if self._shards.gathering:

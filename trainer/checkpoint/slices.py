@@ -3,8 +3,9 @@
 Names are `model.NAME` for a parameter or persistent buffer (a parameter used in several places has the first
 of its names), `optimizer.NAME.KEY` for what an optimizer keeps about the parameter NAME under KEY (of a
 16-bit one `master`, its float32 copy), and `strategy.…` for what belongs to a strategy alone, such as a
-codec's residuals: another strategy does not ask for it. Ranks and their number appear in no name and no shape.
-So a strategy says which slices it holds, and takes those it needs, however the ones in the file were cut.
+codec's residuals: another strategy does not ask for it. Ranks and their number appear in no name and no
+shape. So a strategy says which slices it holds, and takes those it needs, however the ones in the file were
+cut.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ class DataParallel(Parallel):
     Construction is collective and blocks: every rank gets rank 0's parameters and buffers, and a hash is
     compared. Afterwards every rank must reach every `optimizer.step()`, with or without a backward before
     it. Gradients have to be zeroed or dropped after each step. Buffers follow rank 0 at each step. Warns
-    when all ranks bring the same gradients to the first step: then all train on the same samples.
+    when all ranks bring the same gradients to the first step: then all train on the same samples. With
+    torch's GradScaler call synchronize() before `scaler.unscale_(optimizer)`.
 
     Args:
         optimizer: its step waits for the reduction, and its parameter groups do not share buckets. Without
