@@ -96,7 +96,9 @@ def test_stage_2_never_holds_whole_gradients_between_micro_batches() -> None:
     def rank(comm: Communicator) -> tuple[bool, int, int]:
         model = wide_model()
         stepping = torch.optim.SGD(model.parameters(), 0.1)
-        parallel = Zero(model, comm, stepping, stage=2, pool=1, bucket_bytes=1, global_count=1, loss_reduction="sum")
+        parallel = Zero(
+            model, comm, stepping, stage=2, pool=1, bucket_bytes=1, global_count=1, loss_reduction="sum"
+        )
         with parallel:
             before = parallel.memory().gradients
             with parallel.no_sync():

@@ -29,7 +29,7 @@ def small(inputs: int, outputs: int) -> nn.Module:
 def losses(out: Path, ranks: int, strategy: str, **options: Any) -> list[float]:
     settings = {"optimizer": "adam", "lr": 0.01, "global_batch": GLOBAL_BATCH, "steps": 5, **options}
     config = FitConfig(
-        data="linear", model="test_passes", strategy=strategy, threads=1, out=out, bucket_mb=0.00005, **settings
+        data="linear", model="test_passes", strategy=strategy, threads=1, out=out, bucket_mb=5e-5, **settings
     )  # fmt: skip
     run_threads(ranks, lambda comm: fit(config, comm))
     return [row["loss"] for row in read_rows(out / "metrics.jsonl")]
