@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trainer.sync_batch_norm import SyncBatchNorm as SyncBatchNorm
     from trainer.sync_batch_norm import convert_sync_batchnorm as convert_sync_batchnorm
     from trainer.train import fit as fit
-    from trainer.uneven import uneven as uneven
+    from trainer.uneven_batches import uneven as uneven
     from trainer.zero import Zero as Zero
 
 _HOME = {
@@ -48,7 +48,7 @@ _HOME = {
     "convert_sync_batchnorm": "trainer.sync_batch_norm",
     "fit": "trainer.train",
     "predict": "trainer.prediction",
-    "uneven": "trainer.uneven",
+    "uneven": "trainer.uneven_batches",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605
