@@ -217,6 +217,7 @@ class FitConfig:
         from trainer.data import DATA
         from trainer.models import MODELS
         from trainer.optimizers import make_optimizer
+        from trainer.precision import check_codec
         from trainer.registry import together
         from trainer.schedules import make_schedule
         from trainer.strategy import STRATEGIES
@@ -235,6 +236,7 @@ class FitConfig:
         codecs = pycomm.info()["codecs"]
         if self.codec not in codecs:
             raise TrainerError(f"no codec {self.codec!r}; there is {', '.join(codecs)}")
+        check_codec(self.precision, self.codec)
 
 
 def read_config(path: Path) -> FitConfig:

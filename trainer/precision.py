@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pycomm import Communicator
+from trainer.errors import TrainerError
 from trainer.scaler import LossScaler
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -46,6 +47,14 @@ class Precision:
 
 def has_master_weights(name: str) -> bool:
     return name.endswith(PARAMS)
+
+
+def check_codec(name: str, codec: str) -> None:
+    """Raises TrainerError for a codec that would have nothing to make smaller."""
+    if has_master_weights(name) and codec != "none":
+        raise TrainerError(
+            f"precision {name}: gradients are of 16 bits as they are: expected codec none, got {codec}"
+        )
 
 
 def make_16_bit(model: nn.Module, name: str) -> nn.Module:

@@ -35,7 +35,7 @@ def test_without_a_compiler_it_is_refused_before_the_run(
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("strategy", "ranks"),
-    [("single", 1), ("data_parallel", 1), ("data_parallel", 2), ("zero1", 2), ("zero2", 2)],
+    [("single", 1), ("data_parallel", 2), ("zero2", 2)],
 )
 def test_a_compiled_model_trains_as_without(
     strategy: str, ranks: int, tmp_path: Path, environment: dict[str, str]
@@ -47,14 +47,17 @@ def test_a_compiled_model_trains_as_without(
     for extra in ([], ["--compile", "true"]):
         out = tmp_path / str(bool(extra))
         arguments = [
-            "fit", "--data", "linear", "--model", "mlp", "--model_options.hidden", "9", "--global_batch", "10",
-            "--strategy", strategy, "--steps", "5", "--lr", "0.01", "--threads", "1", "--accumulate", "2",
-            "--out", str(out), *extra,
+            "fit", "--data", "linear", "--model", "mlp", "--model_options.hidden", "9",
+            "--global_batch", "10", "--strategy", strategy, "--steps", "5", "--lr", "0.01", "--threads", "1",
+            "--accumulate", "2", "--out", str(out), *extra,
         ]  # fmt: skip
         command = [sys.executable, "-m", "pycomm.launch", "-n", str(ranks), "-m", "trainer", *arguments]
+        compiled = tmp_path / "compiled"
         finished = subprocess.run(
-            command, capture_output=True, text=True, timeout=300, check=False, env=environment
-        )
+            command, capture_output=True, text=True, timeout=300, check=False,
+            env={**environment, "TORCHINDUCTOR_CACHE_DIR": str(compiled)},
+        )  # fmt: skip
         assert finished.returncode == 0, finished.stdout + finished.stderr
+        assert bool(list(compiled.rglob("*.so"))) == bool(extra)
         losses.append([row["loss"] for row in read_rows(out / "metrics.jsonl")])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)

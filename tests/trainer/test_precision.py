@@ -217,3 +217,9 @@ class Without(Strategy):
 def test_a_strategy_without_master_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainerError, match="precision bf16_params: strategy 'test_without_masters' has no"):
         train(tmp_path, 1, "bf16_params", "test_without_masters")
+
+
+def test_a_codec_on_16_bit_gradients_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainerError, match=r"precision fp16_params: .* expected codec none, got bf16"):
+        train(tmp_path, 1, "fp16_params", codec="bf16")
+    train(tmp_path, 2, "bf16", codec="fp16", steps=1)

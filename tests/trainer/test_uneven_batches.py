@@ -93,12 +93,12 @@ def test_a_slow_rank_is_waited_for_and_a_batch_is_fetched_one_step_ahead() -> No
     def rank(comm: Communicator) -> list[tuple[int, int]]:
         fetched = 0
 
-        def loader() -> Iterator[list[int]]:
+        def loader() -> Iterator[str]:
             nonlocal fetched
             for _ in range(3 - comm.rank):
                 time.sleep(0.02 * comm.rank)
                 fetched += 1
-                yield [1]
+                yield "1"
 
         return [(fetched, total) for _, total in uneven(loader(), comm)]
 
@@ -107,4 +107,4 @@ def test_a_slow_rank_is_waited_for_and_a_batch_is_fetched_one_step_ahead() -> No
 
 def test_a_negative_count_is_refused() -> None:
     with pytest.raises(TrainerError, match="count: expected 0 or more, got -1"):
-        run_threads(1, lambda comm: list(uneven([[1]], comm, count=lambda _: -1)))
+        run_threads(1, lambda comm: list(uneven(["1"], comm, count=lambda _: -1)))
