@@ -1,7 +1,7 @@
 """Gradients of several micro-batches added up where they are sharded: in this rank's part of each bucket.
 
 Under ZeRO-2 no rank has room for whole gradients, so every micro-batch's are reduce-scattered, and the parts
-are added (as DeepSpeed does): K micro-batches move K times the bytes of one, and take one more part.
+are added (as DeepSpeed does): K micro-batches send K times the bytes of one, and take one more part.
 """
 
 from __future__ import annotations

@@ -86,7 +86,8 @@ class Parallel(Strategy):
 
     @property
     def global_count(self) -> int | None:
-        """Samples of all ranks in the step that follows. Set it before backward, the same on all ranks."""
+        """Samples of all ranks, and all their micro-batches, in the step that follows. Set it before
+        backward, the same on all ranks."""
         return self._global_count
 
     @global_count.setter

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pycomm import Communicator
 from pycomm.testing import run_threads
-from trainer import DataParallel, Zero
+from trainer import DataParallel, TrainerError, Zero
 from trainer.accumulation import PartSums
 
 KINDS: dict[str, Callable] = {
@@ -111,6 +111,18 @@ def test_stage_2_never_holds_whole_gradients_between_micro_batches() -> None:
 
     # 402 + 67 + 201 + 3 elements, each parameter padded until both halves begin at a multiple of 64.
     assert run_threads(2, rank) == [(False, 4 * (512 + 128 + 256 + 128) // 2, 0)] * 2
+
+
+def test_two_backwards_in_one_no_sync_of_stage_2_are_an_error() -> None:
+    def rank(comm: Communicator) -> None:
+        model = wide_model()
+        stepping = torch.optim.SGD(model.parameters(), 0.1)
+        parallel = Zero(model, comm, stepping, stage=2, loss_reduction="sum", global_count=COUNT)
+        with pytest.raises(TrainerError, match="under stage 2 each in one of its own"), parallel.no_sync():
+            backward(model, comm)
+            backward(model, comm)
+
+    run_threads(1, rank)
 
 
 def test_an_exception_in_no_sync_of_stage_2_is_what_is_raised() -> None:

@@ -25,6 +25,7 @@ from trainer import (
     fit,
     predict,
 )
+from trainer.checkpoint.stored import _index_sha256
 from trainer.dry_run import needs
 from trainer.precision import HALVES, make_16_bit, wide
 from trainer.rows import read_rows
@@ -133,6 +134,17 @@ def test_a_checkpoint_of_another_precision_is_refused(tmp_path: Path) -> None:
         TrainerError, match=r"precision: .*is of a run with 'bf16_params', this one has 'fp32'"
     ):
         train(tmp_path / "other", 1, "fp32", steps=4, resume=str(tmp_path / "whole/checkpoints/step-000002"))
+
+
+def test_a_checkpoint_from_before_there_were_precisions_is_of_float32(tmp_path: Path) -> None:
+    train(tmp_path / "whole", 1, "fp32", steps=2, save_every=2)
+    index = tmp_path / "whole/checkpoints/step-000002/index.json"
+    record = json.loads(index.read_text())
+    del record["options"]["precision"], record["scaler"], record["sha256"]
+    index.write_text(json.dumps({**record, "sha256": _index_sha256(record)}))
+    with pytest.raises(TrainerError, match=r"precision: .*is of a run with 'fp32', this one has 'fp16'"):
+        train(tmp_path / "other", 1, "fp16", steps=4, resume=str(index.parent))
+    assert train(tmp_path / "same", 1, "fp32", steps=4, resume=str(index.parent))["steps"] == 4
 
 
 @pytest.mark.parametrize("ranks", [1, 4])

@@ -250,6 +250,13 @@ def test_micro_batches_are_normalised_each_over_all_ranks(strategy: str, tmp_pat
     assert weights["layers.1.num_batches_tracked"] == 2
 
 
+@pytest.mark.parametrize("precision", ["bf16", "bf16_params"])
+def test_in_16_bits_a_run_is_that_of_float32_but_for_roundings(precision: str, tmp_path: Path) -> None:
+    expected, _ = train(tmp_path / "full", 3, "zero2", sync_batchnorm=True)
+    got, _ = train(tmp_path / "half", 3, "zero2", sync_batchnorm=True, precision=precision)
+    assert got == pytest.approx(expected, rel=0.05)
+
+
 def test_a_model_without_batch_norm_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainerError, match="sync_batchnorm: the model has no BatchNorm inside"):
         train(tmp_path, 2, "data_parallel", model="mlp", sync_batchnorm=True)
