@@ -204,8 +204,8 @@ class GradientBuckets:
         if self._version[index] is not None:
             raise TrainerError(
                 f"a second gradient for {self._slots[index].name} before the optimizer's step: wrap all but "
-                "the last backward in no_sync(), under stage 2 each in one of its own, or synchronize() after "
-                "a backward whose step is left out"
+                "the last backward in no_sync(), under stage 2 each in one of its own, or synchronize() "
+                "after a backward whose step is left out"
             )
         ready = self._fill(index)
         while self._announced < ready:
