@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from trainer.errors import TrainerError as TrainerError
     from trainer.models import MODELS as MODELS
     from trainer.prediction import predict as predict
+    from trainer.scaler import LossScaler as LossScaler
     from trainer.strategies.data_parallel import DataParallel as DataParallel
     from trainer.strategy import STRATEGIES as STRATEGIES
     from trainer.strategy import Strategy as Strategy
     from trainer.strategy import Wire as Wire
+    from trainer.sync_batch_norm import SyncBatchNorm as SyncBatchNorm
+    from trainer.sync_batch_norm import convert_sync_batchnorm as convert_sync_batchnorm
     from trainer.train import fit as fit
+    from trainer.uneven_batches import uneven as uneven
     from trainer.zero import Zero as Zero
 
 _HOME = {
@@ -32,15 +36,19 @@ _HOME = {
     "DataParallel": "trainer.strategies.data_parallel",
     "Dataset": "trainer.data",
     "FitConfig": "trainer.config",
+    "LossScaler": "trainer.scaler",
     "MODELS": "trainer.models",
     "PredictConfig": "trainer.config",
     "STRATEGIES": "trainer.strategy",
     "Strategy": "trainer.strategy",
+    "SyncBatchNorm": "trainer.sync_batch_norm",
     "TrainerError": "trainer.errors",
     "Wire": "trainer.strategy",
     "Zero": "trainer.zero",
+    "convert_sync_batchnorm": "trainer.sync_batch_norm",
     "fit": "trainer.train",
     "predict": "trainer.prediction",
+    "uneven": "trainer.uneven_batches",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605

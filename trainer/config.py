@@ -50,6 +50,10 @@ class FitConfig:
         tolerance: by how much a validation loss has to be less to be better
         grad_reduction: global_mean divides the sum of all samples' losses by their number. For study:
             rank_mean averages each rank's mean, sum adds these means, so that the step grows with the ranks
+        accumulate: micro-batches in which each rank takes its samples of a step, one after the other; the
+            step stays that of the whole global batch
+        precision: bf16 and fp16 compute in 16 bits where that helps (autocast); bf16_params and fp16_params
+            are models of 16-bit parameters, with float32 master weights in the optimizer
         clip_norm: scale gradients down to this norm, of all parameters together (never if not given)
         save_every: write a checkpoint after every so many steps and after the last one, 0 for none
         keep: how many checkpoints, the newest ones, are kept
@@ -65,6 +69,9 @@ class FitConfig:
         overlap: launch reductions during backward; auto does where a rank has cores to spare
         bucket_mb: size of a gradient bucket in MiB
         device: where the model computes
+        sync_batchnorm: BatchNorm normalises over the samples of all ranks (of a micro-batch)
+        recompute: keep only what goes into each block of the model, and compute the rest again in backward
+        compile: torch.compile the model; needs a C++ compiler
         data_options: options of the data set, such as validation_fraction
         model_options: options of the model, such as hidden
         optimizer_options: options of the optimizer, such as momentum
@@ -91,6 +98,8 @@ class FitConfig:
     patience: int | None = None
     tolerance: float = 0.0
     grad_reduction: Literal["global_mean", "rank_mean", "sum"] = "global_mean"
+    accumulate: int = 1
+    precision: Literal["fp32", "bf16", "fp16", "bf16_params", "fp16_params"] = "fp32"
     clip_norm: float | None = None
     save_every: int = 0
     keep: int = 2
@@ -103,6 +112,9 @@ class FitConfig:
     overlap: Literal["auto", "on", "off"] = "auto"
     bucket_mb: float = 25.0
     device: Literal["cpu"] = "cpu"
+    sync_batchnorm: bool = False
+    recompute: bool = False
+    compile: bool = False
     data_options: dict[str, Any] = field(default_factory=dict)
     model_options: dict[str, Any] = field(default_factory=dict)
     optimizer_options: dict[str, Any] = field(default_factory=dict)
@@ -146,10 +158,17 @@ class FitConfig:
     def wire(self) -> Wire:
         """How gradients travel."""
         from trainer import exact
+        from trainer.precision import has_master_weights
         from trainer.strategy import Wire
 
-        bucket_bytes = int(self.bucket_mb * 2**20)
-        return Wire(self.codec, self.overlap, bucket_bytes, self.grad_reduction, exact.of(self))
+        return Wire(
+            self.codec,
+            self.overlap,
+            int(self.bucket_mb * 2**20),
+            self.grad_reduction,
+            has_master_weights(self.precision),
+            exact.of(self),
+        )
 
     def threads_for(self, cores: int) -> int:
         """Compute threads of a rank that has so many cores for itself."""
@@ -174,7 +193,17 @@ class FitConfig:
         if self.patience and not (self.eval_every or self.eval_every_epochs):
             raise TrainerError("patience counts evaluations: give eval_every or eval_every_epochs too")
         least: dict[str, float] = dict.fromkeys(
-            ("steps", "epochs", "global_batch", "batch_per_rank", "threads", "patience", "keep"), 1
+            (
+                "steps",
+                "epochs",
+                "global_batch",
+                "batch_per_rank",
+                "threads",
+                "patience",
+                "keep",
+                "accumulate",
+            ),
+            1,
         )
         least |= dict.fromkeys(("eval_every", "eval_every_epochs", "save_every"), 0)
         least |= dict.fromkeys(("warmup_steps", "tolerance", "seed"), 0)
@@ -207,6 +236,7 @@ class FitConfig:
         from trainer.data import DATA
         from trainer.models import MODELS
         from trainer.optimizers import make_optimizer
+        from trainer.precision import check_codec
         from trainer.registry import together
         from trainer.schedules import make_schedule
         from trainer.strategy import STRATEGIES
@@ -225,6 +255,7 @@ class FitConfig:
         codecs = pycomm.info()["codecs"]
         if self.codec not in codecs:
             raise TrainerError(f"no codec {self.codec!r}; there is {', '.join(codecs)}")
+        check_codec(self.precision, self.codec)
 
 
 def read_config(path: Path) -> FitConfig:

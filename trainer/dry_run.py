@@ -56,6 +56,7 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
         exact.check_ranks(ranks)
         exact_mode.check_model(run.model)
     model, bucket_bytes = run.model, int(config.bucket_mb * 2**20)
+    run.strategy.close()  # the optimizer holds the model's parameters then
     slots = slots_of(model, run.optimizer)
     if config.strategy == "data_parallel" and exact is None:
         _, sizes, dtypes = layout([slot.place for slot in slots], bucket_bytes)
@@ -63,7 +64,8 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
         owners = 1 if config.strategy == "data_parallel" else ranks
         shards = shard_layout([slot.place for slot in slots], owners, bucket_bytes, **cuts(exact))
         sizes, dtypes = shards.sizes, shards.dtypes
-    state = state_bytes(maker(config.optimizer, config.lr, config.optimizer_options), slots)
+    make = maker(config.optimizer, config.lr, config.optimizer_options)
+    state = state_bytes(make, slots, masters=config.wire().master_weights)
     pool = config.strategy_options.get("pool", POOL)
     shared = config.strategy_options.get("share_params", False)
 

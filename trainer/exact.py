@@ -77,6 +77,8 @@ def check(config: FitConfig) -> None:
         ("codec", "none", "it rounds what each rank brings, which depends on their number"),
         ("grad_reduction", "global_mean", "means of ranks depend on their number"),
         ("batch_per_rank", None, "the global batch would grow with the ranks; give global_batch"),
+        ("accumulate", 1, "each logical shard has a pass of its own already"),
+        ("sync_batchnorm", False, "statistics of several samples depend on which go together"),
         ("threads", (None, 1), "threads share out a product by their number"),
     ):
         value = getattr(config, name)

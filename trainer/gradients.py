@@ -166,7 +166,8 @@ class GradientBuckets:
         return used
 
     def take_fingerprint(self) -> bytes | None:
-        """Hash of the gradients that this rank has brought so far, zeros left out; None if there were none.
+        """Hash of the gradients that this rank has brought so far, those of zeros or with an overflow left
+        out; None if there were none.
 
         Only once, of buckets made to hash: nothing is hashed afterwards.
         """
@@ -203,7 +204,8 @@ class GradientBuckets:
         if self._version[index] is not None:
             raise TrainerError(
                 f"a second gradient for {self._slots[index].name} before the optimizer's step: wrap all but "
-                "the last backward in no_sync(), or synchronize() after a backward whose step is left out"
+                "the last backward in no_sync(), under stage 2 each in one of its own, or synchronize() "
+                "after a backward whose step is left out"
             )
         ready = self._fill(index)
         while self._announced < ready:
@@ -216,7 +218,7 @@ class GradientBuckets:
         parameter, view = self._slots[index].parameter, self._views[index]
         gradient = parameter.grad
         assert gradient is not None
-        if self._fingerprint is not None and not gradient.is_sparse and gradient.any():
+        if self._fingerprint is not None and not gradient.is_sparse and _tells(gradient):
             self._fingerprint.update(bits(gradient))
         if gradient is view:
             ready = self._buckets.mark(index)
@@ -239,3 +241,8 @@ class GradientBuckets:
                     f"the gradient of {slot.name} changed between backward and its reduction: call "
                     "synchronize() before reading or changing gradients (clipping, unscaling)"
                 )
+
+
+def _tells(gradient: Tensor) -> bool:
+    """Whether its bits are of these samples: zeros, and what overflowed, are the same for many."""
+    return bool(gradient.any()) and bool(gradient.isfinite().all())

@@ -22,6 +22,7 @@ from pycomm.buckets import layout
 from trainer.exact import Exact, cuts
 from trainer.gradients import Slot
 from trainer.layout import shard_layout
+from trainer.master_weights import master_of
 
 STRATEGIES = ("data_parallel", "zero1", "zero2")  # those with a formula
 POOL = 2  # zero2's buckets of gradients that have memory at a time, unless told otherwise
@@ -42,11 +43,13 @@ class Held:
         return self.parameters + self.gradients + self.optimizer
 
 
-def measured(parameters: int, gradients: int, optimizer: torch.optim.Optimizer | None) -> Held:
-    """With the tensors that are in the optimizer's state."""
+def measured(
+    parameters: int, gradients: int, optimizer: torch.optim.Optimizer | None, masters: int = 0
+) -> Held:
+    """With the tensors that are in the optimizer's state. `masters`: bytes of master weights."""
     states = optimizer.state.values() if optimizer else ()
     tensors = [value for state in states for value in state.values() if isinstance(value, Tensor)]
-    return Held(parameters, gradients, sum(tensor.nbytes for tensor in tensors))
+    return Held(parameters, gradients, masters + sum(tensor.nbytes for tensor in tensors))
 
 
 def estimate(
@@ -98,17 +101,20 @@ def per_parameter(
 
 
 def state_bytes(
-    make: Callable[[Iterable[Tensor]], torch.optim.Optimizer], slots: Sequence[Slot]
+    make: Callable[[Iterable[Tensor]], torch.optim.Optimizer], slots: Sequence[Slot], *, masters: bool = False
 ) -> StateBytes:
-    """What one step leaves in the state of such an optimizer, made for a small parameter of each dtype."""
+    """What one step leaves in the state of such an optimizer, made for a small parameter of each dtype; with
+    the `masters` of 16-bit ones."""
     found = {}
     for dtype in {slot.parameter.dtype for slot in slots}:
-        probe = nn.Parameter(torch.zeros(PROBE, dtype=dtype))
+        parameter = nn.Parameter(torch.zeros(PROBE, dtype=dtype))
+        probe = master_of(parameter) if masters else parameter
         trial = make([probe])
         probe.grad = torch.zeros_like(probe)
         trial.step()
         tensors = (value for value in trial.state[probe].values() if isinstance(value, Tensor))
-        found[dtype] = sum(tensor.nbytes for tensor in tensors) // PROBE
+        held = sum(tensor.nbytes for tensor in tensors) + (0 if probe is parameter else probe.nbytes)
+        found[dtype] = held // PROBE
     return found
 
 

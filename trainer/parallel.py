@@ -20,11 +20,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pycomm import Communicator
-from trainer.checkpoint.slices import Slice, SliceReader, load_replicated, replicated_slices
 from trainer.clipping import clip, sum_of_squares
 from trainer.errors import TrainerError
 from trainer.gradients import GradientBuckets, Slot, slots_of
-from trainer.memory import Held, measured
 from trainer.sampler import Batch
 from trainer.state import broadcast, check_equal, parameters_sha256, ranks_that_differ, state_sha256
 from trainer.strategy import Overlap, Strategy
@@ -36,6 +34,8 @@ P = TypeVar("P", bound="Parallel")
 class Parallel(Strategy):
     """Makes `optimizer.step()` see gradients reduced over all ranks. A subclass says into which buckets they
     go, and what becomes of them."""
+
+    has_master_weights = True
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Parallel(Strategy):
         overlap: Overlap = "auto",
         bucket_bytes: int = 25 << 20,
         broadcast_buffers: bool = True,
+        master_weights: bool = False,
     ) -> None:
         if loss_reduction not in ("mean", "sum"):
             raise TrainerError(f"loss_reduction: expected mean or sum, got {loss_reduction!r}")
@@ -58,6 +59,7 @@ class Parallel(Strategy):
         self._loss_reduction = loss_reduction
         self._global_count = None if global_count is None else self._checked(global_count)
         self._broadcast_buffers = broadcast_buffers
+        self._master_weights = master_weights
         self._synchronized = False
         self._samples_unchecked = comm.size > 1
         self.overlap = _overlaps(overlap, comm)
@@ -84,7 +86,8 @@ class Parallel(Strategy):
 
     @property
     def global_count(self) -> int | None:
-        """Samples of all ranks in the step that follows. Set it before backward, the same on all ranks."""
+        """Samples of all ranks, and all their micro-batches, in the step that follows. Set it before
+        backward, the same on all ranks."""
         return self._global_count
 
     @global_count.setter
@@ -135,22 +138,21 @@ class Parallel(Strategy):
         self._synchronized = True
         self.exposed_s = time.monotonic() - start
 
+    def share_overflow(self) -> None:
+        """For torch's GradScaler, which looks at this rank's gradients alone: where some rank's are not
+        finite, every rank has one that is not, so all skip the step. Between synchronize() and
+        `scaler.unscale_(optimizer)`. Collective under Zero; elsewhere gradients are equal, and nothing is to
+        be done.
+
+        Raises TrainerError, on every rank, where a rank has no gradient: GradScaler would fail there.
+        """
+
     def step(self) -> None:
         self._with_optimizer().step()
-
-    def memory(self) -> Held:
-        parameters = sum(parameter.nbytes for parameter in self._model.parameters())
-        return measured(parameters, self._bucket_nbytes(), self._optimizer)
 
     @abstractmethod
     def _bucket_nbytes(self) -> int:
         """Of the memory that gradients have between two rounds."""
-
-    def state_slices(self) -> Iterator[Slice]:
-        return replicated_slices(self._model, self._with_optimizer(), self._comm.rank, self._comm.size)
-
-    def load_slices(self, reader: SliceReader) -> None:
-        load_replicated(self._model, self._with_optimizer(), reader)
 
     def check_parameters(self) -> None:
         """Raises TrainerError, on every rank, if the parameters are not the same bits on all ranks.

@@ -1,10 +1,15 @@
-"""Forward and backward of this rank's samples of a step: one pass for each part of the batch that it has.
+"""Forward and backward of this rank's samples of a step, in one pass or in several.
 
-A pass draws its own random numbers. Gradients of several passes are added up as a tree (tree.py), of which
-the strategy gets the result in the backward of the last one.
+Each part of the batch that the rank has (sampler.py) is a pass, or `accumulate` of them, micro-batches as
+numpy.array_split cuts them, so that activations take the memory of one. The step is the same whatever their
+number: losses are sums, and the division is by the count of all passes of all ranks. In exact mode gradients
+of several passes are added up as a tree (tree.py), else as autograd and the strategy do.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 from torch import Tensor
 
@@ -13,6 +18,7 @@ from trainer import streams
 from trainer.divergence import StepLoss
 from trainer.errors import TrainerError
 from trainer.exact import BufferWatch
+from trainer.precision import wide
 from trainer.preparation import Run
 from trainer.sampler import Batch
 from trainer.tree import GradientTree
@@ -21,35 +27,62 @@ from trainer.tree import GradientTree
 def forward_backward(
     run: Run, batch: Batch, step: int, comm: Communicator, trouble: TrainerError | None, written: bool
 ) -> StepLoss:
-    """Leaves the gradients of this rank's loss in the parameters; none if the rank has no sample."""
-    tree = GradientTree([parameter for parameter in run.model.parameters() if parameter.requires_grad])
+    """Leaves the gradients of this rank's loss in the parameters; none if the rank has no sample.
+
+    All ranks go through equally many passes, for what a strategy reduces in between; a rank without a sample
+    in one of them computes nothing there, unless the model's forward is collective.
+    """
+    tree = GradientTree([p for p in run.model.parameters() if p.requires_grad]) if run.exact else None
     watch = BufferWatch(run.model.named_buffers()) if run.exact else None
     sums: list[float] = []
-    *earlier, last = batch.parts
-    for part in earlier:
-        summed = _forward(run, batch, part, step, sums)
-        with run.strategy.keeping_gradients():
-            _backward(run, summed, batch, step)
-        tree.take()
-    summed = _forward(run, batch, last, step, sums)
+    *earlier, (part, indices) = _passes(run, batch)
+    for one, samples in earlier:
+        with _adding_up(run, tree):
+            _backward(run, _forward(run, one, samples, step, sums), batch, step)
+    summed = _forward(run, part, indices, step, sums)
     if watch is not None:
         trouble = trouble or watch.trouble(run.model.named_buffers())
+    # Between forward and backward, see StepLoss.
     loss = StepLoss(sums, batch, step, comm, trouble, written=written)
-    with tree.completed():
+    with nullcontext() if tree is None else tree.completed():
         _backward(run, summed, batch, step)
     return loss
 
 
-def _forward(run: Run, batch: Batch, part: int, step: int, sums: list[float]) -> Tensor | None:
-    """The sum of the losses of that part's samples, which goes to `sums` too; None without a sample."""
-    indices = batch.parts[part]
-    if not len(indices):
+def _passes(run: Run, batch: Batch) -> list[tuple[int | None, Tensor]]:
+    """The samples of each pass, and the part of the batch whose random numbers begin with it: None where
+    those of the pass before go on."""
+    return [
+        (None if index else part, indices)
+        for part, samples in batch.parts.items()
+        for index, indices in enumerate(samples.tensor_split(run.accumulate))
+    ]
+
+
+@contextmanager
+def _adding_up(run: Run, tree: GradientTree | None) -> Iterator[None]:
+    """Around a pass that others of the step follow."""
+    if tree is None:
+        with run.strategy.no_sync():
+            yield
+    else:
+        with run.strategy.keeping_gradients():
+            yield
+        tree.take()
+
+
+def _forward(run: Run, part: int | None, indices: Tensor, step: int, sums: list[float]) -> Tensor | None:
+    """The sum of the losses of these samples, which goes to `sums` too; None where nothing is computed."""
+    if part is not None:
+        streams.begin(run.seed, step, part)
+    if not len(indices) and not run.joint_forward:
         sums.append(0.0)
         return None
     inputs, targets = run.dataset.train
-    streams.begin(run.seed, step, part)
     with trace_span("forward", step=step):
-        summed: Tensor = run.dataset.task.loss(run.model(inputs[indices]), targets[indices])
+        with run.precision.autocast():
+            outputs = run.model(inputs[indices])
+        summed: Tensor = run.dataset.task.loss(wide(outputs), targets[indices])
     sums.append(summed.item())
     return summed
 
@@ -57,4 +90,4 @@ def _forward(run: Run, batch: Batch, part: int, step: int, sums: list[float]) ->
 def _backward(run: Run, summed: Tensor | None, batch: Batch, step: int) -> None:
     if summed is not None:
         with trace_span("backward", step=step):
-            run.strategy.loss(summed, batch).backward()  # type: ignore[no-untyped-call]
+            run.precision.scaled(run.strategy.loss(summed, batch)).backward()  # type: ignore[no-untyped-call]

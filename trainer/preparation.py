@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pycomm import Communicator
 from trainer import exact as exact_mode
+from trainer.adaptation import adapt
 from trainer.checkpoint.resuming import check_same, facts
 from trainer.checkpoint.stored import Checkpoint
 from trainer.config import FitConfig
@@ -23,6 +24,7 @@ from trainer.exact import Exact
 from trainer.files import on_every_rank
 from trainer.models import MODELS
 from trainer.optimizers import make_optimizer
+from trainer.precision import Precision, make_16_bit
 from trainer.registry import together
 from trainer.sampler import Sampler
 from trainer.schedules import make_schedule, replay
@@ -52,10 +54,14 @@ class Local:
 
 @dataclass
 class Run(Local):
-    """`done`: steps that an earlier run has done."""
+    """`accumulate`: micro-batches of a step. `joint_forward`: a forward needs all ranks, also those that have
+    no sample. `done`: steps that an earlier run has done."""
 
     strategy: Strategy
     validation: Validation
+    precision: Precision
+    accumulate: int
+    joint_forward: bool
     done: int
 
     def save(self, path: Path, step: int) -> None:
@@ -64,7 +70,8 @@ class Run(Local):
 
     def facts(self, config: FitConfig, step: int) -> dict[str, Any]:
         """What a checkpoint after that step says besides its tensors."""
-        return facts(config, self.model, self.sampler, self.data_sha256, self.validation.stopping, step)
+        same = facts(config, self.model, self.sampler, self.data_sha256, self.validation.stopping, step)
+        return {**same, "scaler": self.precision.scaler and self.precision.scaler.state()}
 
 
 def prepare(
@@ -78,18 +85,30 @@ def prepare(
     """
     local = on_every_rank(comm, lambda: _local(config, comm.rank, ranks or comm.size, checkpoint))
     check_equal(local.data_sha256, comm, f"data {config.data!r}")
+    joint_forward = adapt(local.model, config, comm)
     strategy = on_every_rank(comm, lambda: _strategy(config, comm, local))
     every = config.evaluation_steps_for(local.sampler.steps_per_epoch)
     stopping = Stopping(config.patience, config.tolerance)
     validation = Validation(
         local.model, local.dataset, strategy, comm, every, local.steps, stopping, local.sampler.shards
     )
-    if checkpoint is None:
-        return Run(**vars(local), strategy=strategy, validation=validation, done=0)
-    on_every_rank(comm, lambda: _load(strategy, checkpoint))
-    stopping.restore(checkpoint.index["stopping"])
-    validation.resume(checkpoint.step)
-    return Run(**vars(local), strategy=strategy, validation=validation, done=checkpoint.step)
+    run = Run(
+        **vars(local),
+        strategy=strategy,
+        validation=validation,
+        precision=Precision.of(config.precision, comm),
+        accumulate=config.accumulate,
+        joint_forward=joint_forward,
+        done=0,
+    )
+    if checkpoint is not None:
+        on_every_rank(comm, lambda: _load(strategy, checkpoint))
+        stopping.restore(checkpoint.index["stopping"])
+        if run.precision.scaler is not None:
+            run.precision.scaler.restore(checkpoint.index["scaler"])
+        validation.resume(checkpoint.step)
+        run.done = checkpoint.step
+    return run
 
 
 def build_dataset(name: str, seed: int, options: Mapping[str, object]) -> Dataset:
@@ -101,7 +120,7 @@ def build_model(config: FitConfig, dataset: Dataset) -> nn.Module:
     options = together("model_options", config.model_options, dataset.shape, f"data {config.data!r}")
     with _SEEDED:
         torch.manual_seed(config.seed)
-        return MODELS.build(config.model, **options)
+        return make_16_bit(MODELS.build(config.model, **options), config.precision)
 
 
 def _local(config: FitConfig, rank: int, ranks: int, checkpoint: Checkpoint | None) -> Local:
@@ -124,7 +143,8 @@ def _local(config: FitConfig, rank: int, ranks: int, checkpoint: Checkpoint | No
     sha256 = data_sha256(dataset)
     if checkpoint is not None:
         check_same(checkpoint, config, model, sampler, sha256)
-        replay(schedule, optimizer, checkpoint.step)
+        skipped = (checkpoint.index.get("scaler") or {}).get("skipped", 0)
+        replay(schedule, optimizer, checkpoint.step - skipped)
     return Local(config.seed, exact, dataset, sha256, model, optimizer, sampler, steps, schedule)
 
 
@@ -136,6 +156,10 @@ def _strategy(config: FitConfig, comm: Communicator, local: Local) -> Strategy:
         raise TrainerError(f"exact: strategy {config.strategy!r} does not say that it can be")
     if config.clip_norm is not None and type(strategy).clip_grad_norm_ is Strategy.clip_grad_norm_:
         raise TrainerError(f"clip_norm: strategy {type(strategy).__name__} does not clip gradients")
+    if config.wire().master_weights and not strategy.has_master_weights:
+        raise TrainerError(
+            f"precision {config.precision}: strategy {config.strategy!r} has no master weights"
+        )
     if config.save_every and type(strategy).state_slices is Strategy.state_slices:
         raise TrainerError(
             f"save_every: strategy {config.strategy!r} cannot be saved: it has no state_slices()"

@@ -2,8 +2,9 @@
 
 It has: step (from 1), epoch (from 0), loss (mean over the step's samples or tokens, before the update),
 samples (of all ranks), lr, step_ms, exposed_comm_ms; where gradients are clipped grad_norm, their norm
-before; and after an evaluation `validation` or `eval`. Times are rank 0's; step_ms is batch to update,
-without evaluation; exposed_comm_ms is from the end of backward to the last reduction.
+before; with a loss scale loss_scale, and taken, whether the step was or its gradients had overflowed; and
+after an evaluation `validation` or `eval`. Times are rank 0's; step_ms is batch to update, without
+evaluation; exposed_comm_ms is from the end of backward to the last reduction.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A model's parameters in flat buffers, and in the optimizer, in their place, this rank's slices of them.
 
 A slice is a one-dimensional view of the part of a parameter that the rank owns: stepping on it updates the
-model in place. Being a parameter of its own to the optimizer, it has its own state, and is left alone where
-the whole parameter would be (no gradient, so no weight decay either).
+model in place; or, of a 16-bit parameter with master weights, a float32 copy of that part, which goes into
+the model, rounded, when it is gathered. Being a parameter of its own to the optimizer, it has its own state,
+and is left alone where the whole parameter would be (no gradient, so no weight decay either).
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from trainer.errors import TrainerError
 from trainer.files import on_every_rank
 from trainer.gradients import Slot
 from trainer.layout import Piece, ShardLayout
+from trainer.master_weights import KEY as MASTER
+from trainer.master_weights import master_of, widened
 from trainer.shared_memory import shared_zeros
 
 STEP = "step"  # torch counts steps in a tensor without dimensions, which a parameter may be too
@@ -54,6 +57,7 @@ class Shards:
         optimizer: torch.optim.Optimizer,
         *,
         shared: bool,
+        master_weights: bool = False,
     ) -> None:
         outside = [slot.name for slot in slots if slot.group == len(optimizer.param_groups)]
         if outside:
@@ -82,10 +86,11 @@ class Shards:
         if shared:
             comm.barrier()
         self.pieces = layout.pieces(comm.rank)
-        self.slices = [
+        self._views = [
             nn.Parameter(self.flat[piece.bucket][piece.offset : piece.offset + piece.count])
             for piece in self.pieces
         ]
+        self.slices = [master_of(view) if master_weights else view for view in self._views]
         self._whole = [list(group["params"]) for group in optimizer.param_groups]
         self._into_optimizer()
 
@@ -93,6 +98,11 @@ class Shards:
     def nbytes(self) -> int:
         """What the flat buffers take: of those that are shared, this rank's share."""
         return sum(flat.nbytes for flat in self.flat) // (self._comm.size if self._shared else 1)
+
+    @property
+    def masters_nbytes(self) -> int:
+        """What this rank's master weights take."""
+        return sum(own.nbytes for own, _ in self._masters())
 
     def before_step(self) -> None:
         """Blocks where owners have to wait until nobody reads the parameters any more."""
@@ -104,6 +114,9 @@ class Shards:
 
         The parameters may be read after wait(). Buckets come in the order in which a forward reads them.
         """
+        with torch.no_grad():
+            for own, view in self._masters():
+                view.copy_(own)
         if self._shared:
             self._gathering.append(self._comm.barrier_async())
         alone = self._shared or self._layout.ranks == 1
@@ -152,7 +165,7 @@ class Shards:
             mine[id(parameter)].append(own)
             if parameter in state:
                 state[own] = {
-                    name: slice_of_state(name, value, parameter, piece)
+                    name: widened(slice_of_state(name, value, parameter, piece), parameter, own)
                     for name, value in state[parameter].items()
                 }
         for slot in self.slots:
@@ -163,9 +176,12 @@ class Shards:
     def saved(self, model: nn.Module) -> Iterator[Slice]:
         """This rank's slices of parameters and of the optimizer's state, and its share of everything else."""
         owners = self._comm.size // self._layout.ranks  # of each piece, who take turns
-        for slot, piece, own in islice(self._mine(), self._comm.rank % owners, None, owners):
+        mine = zip(self._views, self._mine(), strict=True)
+        for view, (slot, piece, own) in islice(mine, self._comm.rank % owners, None, owners):
             shape = tuple(slot.parameter.shape)
-            yield Slice(MODEL + slot.name, shape, piece.start, own.detach())
+            yield Slice(MODEL + slot.name, shape, piece.start, view.detach())
+            if own is not view:
+                yield Slice(f"{OPTIMIZER}{slot.name}.{MASTER}", shape, piece.start, own.detach())
             for key, value in self._optimizer.state.get(own, {}).items():
                 name = f"{OPTIMIZER}{slot.name}.{key}"
                 if is_per_element(key, value, own.shape):
@@ -199,9 +215,16 @@ class Shards:
                 else:
                     state[key] = torch.empty(shape, dtype=dtype)
                     read_whole(reader, name, state[key])
+            if MASTER in state:
+                own.data.copy_(state.pop(MASTER))
             self._optimizer.state.pop(own, None)
             if state:
                 self._optimizer.state[own] = state
+
+    def _masters(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+        """Slices that are copies, with what they are copies of."""
+        pairs = zip(self.slices, self._views, strict=True)
+        return ((own, view) for own, view in pairs if own is not view)
 
     def _mine(self) -> Iterator[tuple[Slot, Piece, nn.Parameter]]:
         for piece, own in zip(self.pieces, self.slices, strict=True):

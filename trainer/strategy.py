@@ -9,7 +9,8 @@ imported:
 The loop in train.py calls, for every step:
 
     strategy.before_forward(batch)      # parameters are valid when it returns
-    ... forward, then strategy.loss(sum of this rank's losses, batch).backward(); neither without a sample ...
+    ... forward, then strategy.loss(sum of this rank's losses, batch).backward(); neither without a sample;
+        of several micro-batches all but the last in strategy.no_sync() ...
     strategy.synchronize()              # gradients are combined if the strategy does that, and may be read
     strategy.clip_grad_norm_(max_norm)  # if it was asked for
     strategy.step()                     # parameters are updated (or on their way)
@@ -48,6 +49,7 @@ class Wire:
 
     grad_reduction: "global_mean", the sum of all losses divided by their global count; or, for study,
     "rank_mean", the mean over ranks of each rank's own mean, and "sum", the sum of these means.
+    master_weights: the optimizer steps on float32 copies of 16-bit parameters.
     exact: None unless the bits must not depend on the number of ranks (exact.py).
     """
 
@@ -55,6 +57,7 @@ class Wire:
     overlap: Overlap = "auto"
     bucket_bytes: int = 25 << 20
     grad_reduction: GradReduction = "global_mean"
+    master_weights: bool = False
     exact: Exact | None = None
 
 
@@ -68,6 +71,8 @@ class Strategy(ABC):
     equal_gradients: bool = False
     # Wire.exact, where the strategy keeps it: with that, `fit` refuses strategies which do not say so.
     exact: Exact | None = None
+    # Whether it does what Wire.master_weights asks for.
+    has_master_weights: bool = False
 
     def before_forward(self, batch: Batch | None) -> None:  # noqa: B027
         """Blocks until the parameters may be read. `batch` is None before an evaluation."""
@@ -82,6 +87,12 @@ class Strategy(ABC):
     def keeping_gradients(self) -> AbstractContextManager[None]:
         """Within it, backward leaves gradients in `.grad` for the caller, who takes them away: they are one
         term of those that a later backward has. Ranks may enter it without one."""
+        return nullcontext()
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Around forward and backward of a micro-batch that others of the step follow: gradients add up, to
+        be combined with those of the last one. All ranks enter it equally often. Nothing unless overridden.
+        """
         return nullcontext()
 
     def synchronize(self) -> None:  # noqa: B027

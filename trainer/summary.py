@@ -32,7 +32,7 @@ def headline(config: FitConfig, comm: Communicator, sampler: Sampler, dataset: D
     exact = f", exact over {sampler.shards} shards" * config.exact
     return (
         f"{config.model} on {config.data}, {config.strategy}{study}{exact}, {ranks} over {comm.transport}, "
-        f"codec {config.codec}, {torch.get_num_threads()} threads per rank; "
+        f"codec {config.codec}, {config.precision}, {torch.get_num_threads()} threads per rank; "
         f"{_batch(config, comm.size, sampler, len(dataset.train[0]))}, "
         f"{steps} steps of {sampler.steps_per_epoch} per epoch{watches}"
     )
@@ -72,6 +72,8 @@ def summary(
         "transport": comm.transport,
         "codec": config.codec,
         "shards": run.sampler.shards if config.exact else None,
+        "precision": config.precision,
+        "skipped_steps": 0 if run.precision.scaler is None else run.precision.scaler.skipped,
         "versions": _versions(),
     }
 
@@ -79,7 +81,8 @@ def summary(
 def _memory(held: dict[str, int], config: FitConfig, run: Run, ranks: int) -> dict[str, Any]:
     """What the rank with the most holds, beside what the formula says."""
     slots = slots_of(run.model, None)
-    state = state_bytes(maker(config.optimizer, config.lr, config.optimizer_options), slots)
+    make = maker(config.optimizer, config.lr, config.optimizer_options)
+    state = state_bytes(make, slots, masters=config.wire().master_weights)
     shared = config.strategy_options.get("share_params", False)
     count = sum(parameter.numel() for parameter in run.model.parameters())
     return {

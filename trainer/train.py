@@ -20,7 +20,7 @@ from trainer.checkpoint.resuming import find
 from trainer.checkpoint.saving import Saver, tidy
 from trainer.checkpoint.stored import FOLDER, Checkpoint
 from trainer.config import CONFIG_FILE, FitConfig
-from trainer.divergence import LastGood, check_gradients
+from trainer.divergence import LastGood
 from trainer.errors import DivergedError, TrainerError
 from trainer.files import on_every_rank, on_rank_0, replacing, writing
 from trainer.memory import most
@@ -28,6 +28,7 @@ from trainer.metrics import ROWS_FILE, SUMMARY_FILE, Metrics, read_summary
 from trainer.passes import forward_backward
 from trainer.preparation import Run, prepare
 from trainer.rows import read_rows_until
+from trainer.scaler import take_step
 from trainer.strategy import Strategy
 from trainer.summary import headline, summary
 from trainer.weights import BEST, FINAL, LAST_GOOD
@@ -71,11 +72,13 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
                 mean_loss = loss.result()
                 if loss.all_written:
                     saver.all_written()
-                gradients = strategy.gradients(run.model)
-                check_gradients(gradients, step, comm, equal=strategy.equal_gradients)
-                norm = None if config.clip_norm is None else _clip(strategy, config.clip_norm, step)
-                last_good.updating()
-                strategy.step()
+                scaler = run.precision.scaler
+                scale = None if scaler is None else scaler.scale
+                taken = take_step(scaler, strategy, run.model, step, comm)
+                norm = _clip(strategy, config.clip_norm, step) if taken and config.clip_norm else None
+                if taken:
+                    last_good.updating()
+                    strategy.step()
             row = {
                 "step": step,
                 "epoch": batch.epoch,
@@ -87,7 +90,10 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
             }
             if norm is not None:
                 row["grad_norm"] = norm
-            run.schedule.step()
+            if scale is not None:
+                row |= {"loss_scale": scale, "taken": taken}
+            if taken:
+                run.schedule.step()
             row |= validation.after(step)
             if validation.improved:
                 on_rank_0(comm, partial(run.save, config.out / BEST, step))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pycomm import Communicator
+from trainer.accumulation import PartSums
 from trainer.block_norm import BlockNorm
 from trainer.checkpoint.slices import Slice, SliceReader
 from trainer.clipping import sum_of_squares
@@ -52,7 +54,8 @@ class Zero(Parallel):
     the `with` block it has its parameters back, and the slices' state is gone. From backward on, gradients
     are in buckets and `.grad` is None: nobody has whole ones, so clip by `clip_grad_norm_`. Parameters are
     everyone's again when a forward of any module begins; before reading them otherwise, call `wait()`.
-    `optimizer.state_dict()` has this rank's slices, and a GradScaler would see no more than their gradients.
+    `optimizer.state_dict()` has this rank's slices. With torch's GradScaler: synchronize(), share_overflow(),
+    `unscale_(optimizer)`, clip_grad_norm_(), `scaler.step(optimizer)`; or a LossScaler.
 
     Args:
         stage: 0 shards nothing, and is DataParallel but for stepping on slices. 1 keeps buckets for all
@@ -84,6 +87,7 @@ class Zero(Parallel):
         overlap: Overlap = "auto",
         bucket_bytes: int = 25 << 20,
         broadcast_buffers: bool = True,
+        master_weights: bool = False,
     ) -> None:
         check(Wire(overlap=overlap), stage=stage, pool=pool, share_params=share_params)
         check_elementwise(optimizer)
@@ -107,6 +111,7 @@ class Zero(Parallel):
             overlap=overlap,
             bucket_bytes=bucket_bytes,
             broadcast_buffers=broadcast_buffers,
+            master_weights=master_weights,
         )
         self._closed = False
         self._model_hooks = [
@@ -119,7 +124,14 @@ class Zero(Parallel):
     def _make_buckets(self, slots: list[Slot], bucket_bytes: int, codec: str | None) -> GradientBuckets:
         places = [slot.place for slot in slots]
         layout = shard_layout(places, self._owners, bucket_bytes, **cuts(self.exact))
-        self._shards = Shards(self._comm, layout, slots, self._stepped, shared=self._share_params)
+        self._shards = Shards(
+            self._comm,
+            layout,
+            slots,
+            self._stepped,
+            shared=self._share_params,
+            master_weights=self._master_weights,
+        )
         self._buckets = ScatterBuckets(
             self._comm,
             layout,
@@ -128,6 +140,7 @@ class Zero(Parallel):
             launch_when_full=self.overlap,
             pool=self._pool,
         )
+        self._sums = None if self._pool is None else PartSums(self._buckets.parts, len(slots))
         starts = [layout.part(bucket, self._comm.rank).start for bucket in range(len(layout.sizes))]
         self._reduced_slices = [
             self._buckets.parts[piece.bucket][piece.offset - starts[piece.bucket] :][: piece.count]
@@ -142,6 +155,24 @@ class Zero(Parallel):
     def before_forward(self, batch: Batch | None) -> None:
         super().before_forward(batch)
         self.wait()
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Within it, backward only accumulates; the first backward after it reduces the accumulated sum.
+
+        Under stage 2, which has no room for that, the gradients are reduced at once and this rank's part of
+        them is added up: it is collective then, every rank enters it equally often, with or without a
+        backward, and has at most one backward in it.
+        """
+        if self._sums is None:
+            with super().no_sync():
+                yield
+            return
+        yield
+        start = time.monotonic()
+        self._check_trainable()
+        self._sums.add(self._gradients.reduce())
+        self._gather_wait_s += time.monotonic() - start
 
     def wait(self) -> None:
         """Blocks until the parameters of the last step are everyone's."""
@@ -163,10 +194,10 @@ class Zero(Parallel):
     def memory(self) -> Held:
         frozen = [parameter for parameter in self._model.parameters() if not parameter.requires_grad]
         parameters = self._shards.nbytes + sum(parameter.nbytes for parameter in frozen)
-        return measured(parameters, self._bucket_nbytes(), self._stepped)
+        return measured(parameters, self._bucket_nbytes(), self._stepped, self._shards.masters_nbytes)
 
     def _bucket_nbytes(self) -> int:
-        return self._buckets.nbytes
+        return self._buckets.nbytes + (self._sums.nbytes if self._sums else 0)
 
     def state_slices(self) -> Iterator[Slice]:
         self.wait()
@@ -209,10 +240,21 @@ class Zero(Parallel):
         return sums if self._owners == 1 else self._comm.all_reduce(sums)
 
     def _reduced(self, used: list[bool]) -> None:
+        if self._sums is not None:
+            used = self._sums.complete(used)
         for piece, own, gradient in zip(
             self._shards.pieces, self._shards.slices, self._reduced_slices, strict=True
         ):
-            own.grad = gradient if used[piece.slot] else None
+            own.grad = gradient.to(own.dtype) if used[piece.slot] else None  # a master's is float32
+
+    def share_overflow(self) -> None:
+        gradients = [gradient for _, gradient in self.gradients(self._model)]
+        finite = all(bool(gradient.isfinite().all()) for gradient in gradients)
+        all_finite, all_have = self._comm.all_reduce(np.array([finite, bool(gradients)], np.uint8), op="min")
+        if not all_have:
+            raise TrainerError("share_overflow: a rank has no gradient, which GradScaler cannot do without")
+        if finite and not all_finite:
+            gradients[0][0] = torch.nan
 
     def _before_module(self, *_: object) -> None:
         if self._shards.gathering:
@@ -244,6 +286,8 @@ class Zero(Parallel):
             raise TrainerError("zero_grad() between backward and step(): gradients are being reduced")
         for own in self._shards.slices:
             own.grad = None
+        if self._sums is not None:
+            self._sums.drop()
         self._model.zero_grad(set_to_none)
 
 
@@ -282,5 +326,6 @@ def of_wire(
         overlap=wire.overlap,
         bucket_bytes=wire.bucket_bytes,
         exact=wire.exact,
+        master_weights=wire.master_weights,
         **own,
     )

@@ -22,7 +22,7 @@ from trainer.weights import load_weights
 SUMMARY_KEYS = {
     "strategy", "world_size", "steps", "ended", "best", "params", "loss_first", "loss_last", "validation",
     "eval", "step_ms_median", "samples_per_s", "exposed_comm_ms_median", "param_sha256", "data_sha256",
-    "transport", "codec", "shards", "versions", "memory", "peak_rss_bytes",
+    "transport", "codec", "shards", "precision", "skipped_steps", "versions", "memory", "peak_rss_bytes",
 }  # fmt: skip
 ROW_KEYS = {"step", "epoch", "loss", "samples", "lr", "step_ms", "exposed_comm_ms"}
 LINEAR = ["fit", "--data", "linear", "--model", "linear", "--optimizer", "sgd", "--lr", "0.01"]

@@ -31,7 +31,7 @@ NONE, AUTO = "none", "auto"
 FREE = {
     "strategy", "strategy_options", "codec", "overlap", "bucket_mb", "threads", "device", "out", "plugin",
     "steps", "epochs", "eval_every", "eval_every_epochs", "patience", "tolerance", "save_every", "keep",
-    "resume",
+    "resume", "accumulate", "recompute", "compile",
 }  # fmt: skip
 
 
@@ -130,9 +130,12 @@ def check_same(
     """Raises TrainerError where the run is not the one that the checkpoint is of. Does not communicate."""
     index, path = checkpoint.index, checkpoint.path
     now = kept_options(config, sampler)
-    for name, value in index["options"].items():
-        if now.get(name) != value:
-            raise TrainerError(f"{name}: {path} is of a run with {value!r}, this one has {now.get(name)!r}")
+    then = {**asdict(FitConfig()), **index["options"]}  # an option that there was not yet had its default
+    for name in {**index["options"], **now}:
+        if now.get(name) != then.get(name):
+            raise TrainerError(
+                f"{name}: {path} is of a run with {then.get(name)!r}, this one has {now.get(name)!r}"
+            )
     if index["data_sha256"] != data_sha256:
         raise TrainerError(f"data {config.data!r} is not, bit for bit, what {path} was trained on")
     position = sampler.position(checkpoint.step)

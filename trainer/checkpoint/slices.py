@@ -1,15 +1,16 @@
 """What a checkpoint holds, in terms of the model alone: named tensors, cut into slices of their flat index.
 
 Names are `model.NAME` for a parameter or persistent buffer (a parameter used in several places has the first
-of its names), `optimizer.NAME.KEY` for what an optimizer keeps about the parameter NAME under KEY, and
-`strategy.…` for what belongs to a strategy alone, such as a codec's residuals: another strategy does not
-ask for it. Ranks and their number appear in no name and no shape. So a strategy says which slices it holds,
-and takes those it needs, however the ones in the file were cut.
+of its names), `optimizer.NAME.KEY` for what an optimizer keeps about the parameter NAME under KEY (of a
+16-bit one `master`, its float32 copy), and `strategy.…` for what belongs to a strategy alone, such as a
+codec's residuals: another strategy does not ask for it. Ranks and their number appear in no name and no
+shape. So a strategy says which slices it holds, and takes those it needs, however the ones in the file were
+cut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,8 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import TrainerError
+from trainer.master_weights import KEY as MASTER
 
 MODEL, OPTIMIZER = "model.", "optimizer."
+Stepped = Callable[[nn.Parameter], nn.Parameter]  # from a parameter to its master, or itself
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,21 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def itself(parameter: nn.Parameter) -> nn.Parameter:
+    """What an optimizer without master weights steps on."""
+    return parameter
+
+
+def optimizer_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer, stepped: Stepped = itself
+) -> dict[str, Tensor]:
     """What the optimizer keeps about each parameter, by name. Raises TrainerError for what is no tensor."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in parameters(model).items():
-        for key, value in optimizer.state.get(parameter, {}).items():
+        master = stepped(parameter)
+        if master is not parameter:
+            tensors[f"{OPTIMIZER}{name}.{MASTER}"] = master.detach()
+        for key, value in optimizer.state.get(master, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"{OPTIMIZER}{name}.{key}"] = value.detach()
             elif value is not None:
@@ -94,15 +107,18 @@ def buffers(model: nn.Module) -> set[str]:
 
 
 def replicated_slices(
-    model: nn.Module, optimizer: torch.optim.Optimizer, rank: int, size: int
+    model: nn.Module, optimizer: torch.optim.Optimizer, rank: int, size: int, stepped: Stepped = itself
 ) -> Iterator[Slice]:
     """For strategies whose ranks all hold everything: one part in `size`, so that they write side by side."""
-    tensors = {**model_tensors(model), **optimizer_tensors(model, optimizer)}
+    tensors = {**model_tensors(model), **optimizer_tensors(model, optimizer, stepped)}
     yield from share(tensors, rank, size, buffers(model))
 
 
-def load_replicated(model: nn.Module, optimizer: torch.optim.Optimizer, reader: SliceReader) -> None:
-    """The same back, all of it on every rank: in place for the model, anew for the optimizer's state."""
+def load_replicated(
+    model: nn.Module, optimizer: torch.optim.Optimizer, reader: SliceReader, stepped: Stepped = itself
+) -> None:
+    """The same back, all of it on every rank: in place for model and masters, anew for the optimizer's
+    state."""
     load_model(model, reader)
     for name, parameter in parameters(model).items():
         state: dict[str, Any] = {}
@@ -112,9 +128,12 @@ def load_replicated(model: nn.Module, optimizer: torch.optim.Optimizer, reader: 
             like = parameter.detach() if shape == parameter.shape else torch.empty(shape)
             state[key] = torch.empty_like(like, dtype=dtype)
             read_whole(reader, stored, state[key])
-        optimizer.state.pop(parameter, None)
+        master = stepped(parameter)
+        if MASTER in state:
+            master.data.copy_(state.pop(MASTER))
+        optimizer.state.pop(master, None)
         if state:
-            optimizer.state[parameter] = state
+            optimizer.state[master] = state
 
 
 def load_model(model: nn.Module, reader: SliceReader) -> None:

@@ -7,12 +7,18 @@ The method is that of Li et al., "PyTorch Distributed: Experiences on Accelerati
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 import pycomm
 from pycomm import Communicator
+from trainer.checkpoint.slices import Slice, SliceReader, load_replicated, replicated_slices
 from trainer.gradients import GradientBuckets, Slot
+from trainer.master_weights import masters_wanted
+from trainer.memory import Held, measured
 from trainer.parallel import Parallel
 from trainer.sampler import Batch
 from trainer.strategy import STRATEGIES, Strategy, Wire
@@ -32,7 +38,8 @@ class DataParallel(Parallel):
     Construction is collective and blocks: every rank gets rank 0's parameters and buffers, and a hash is
     compared. Afterwards every rank must reach every `optimizer.step()`, with or without a backward before
     it. Gradients have to be zeroed or dropped after each step. Buffers follow rank 0 at each step. Warns
-    when all ranks bring the same gradients to the first step: then all train on the same samples.
+    when all ranks bring the same gradients to the first step: then all train on the same samples. With
+    torch's GradScaler call synchronize() before `scaler.unscale_(optimizer)`.
 
     Args:
         optimizer: its step waits for the reduction, and its parameter groups do not share buckets. Without
@@ -47,6 +54,9 @@ class DataParallel(Parallel):
         overlap: "on" launches full buckets from within backward, "off" launches all at the step. "auto" is
             on where pycomm has a progress thread and the rank more cores than compute threads; elsewhere it
             would only take cycles and cache from backward.
+        master_weights: the optimizer steps on float32 copies of 16-bit parameters. From synchronize() on, or
+            within step(), gradients are those of the copies and the model's `.grad` is None, so clip by
+            `clip_grad_norm_`.
         bucket_bytes: a bucket is closed when the next gradient would exceed this.
         broadcast_buffers: False leaves each rank its own buffers after the start.
     """
@@ -58,6 +68,7 @@ class DataParallel(Parallel):
             self._gradients.launch(bucket)
 
     def _make_buckets(self, slots: list[Slot], bucket_bytes: int, codec: str | None) -> GradientBuckets:
+        self._masters = masters_wanted(self._optimizer, self._master_weights)
         places = [slot.place for slot in slots]
         self._buckets = buckets = pycomm.Buckets(
             self._comm, places, bucket_bytes=bucket_bytes, codec=codec, launch="manual"
@@ -67,6 +78,31 @@ class DataParallel(Parallel):
 
     def _bucket_nbytes(self) -> int:
         return sum(flat.nbytes for flat in self._buckets.flat)
+
+    def _reduced(self, used: list[bool]) -> None:
+        self._masters.take_gradients()
+
+    def _after_step(self, *hook: Any) -> None:
+        super()._after_step(*hook)
+        self._masters.publish()
+
+    def _release(self) -> None:
+        super()._release()
+        self._masters.close()
+
+    def gradients(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        yield from self._masters.gradients(model)
+
+    def memory(self) -> Held:
+        parameters = sum(parameter.nbytes for parameter in self._model.parameters())
+        return measured(parameters, self._bucket_nbytes(), self._optimizer, self._masters.nbytes)
+
+    def state_slices(self) -> Iterator[Slice]:
+        rank, size = self._comm.rank, self._comm.size
+        return replicated_slices(self._model, self._with_optimizer(), rank, size, self._masters.of)
+
+    def load_slices(self, reader: SliceReader) -> None:
+        load_replicated(self._model, self._with_optimizer(), reader, self._masters.of)
 
 
 class RankMeans(DataParallel):
@@ -82,7 +118,7 @@ class RankMeans(DataParallel):
         """The divisor is the same at every step."""
 
     def loss(self, summed: Tensor, batch: Batch) -> Tensor:
-        return summed / batch.local_count
+        return summed / max(1, batch.local_count)
 
 
 @STRATEGIES.register("data_parallel")
@@ -101,4 +137,5 @@ def data_parallel(
         codec=wire.codec,
         overlap=wire.overlap,
         bucket_bytes=wire.bucket_bytes,
+        master_weights=wire.master_weights,
     )
