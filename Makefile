@@ -50,7 +50,7 @@ test-long: $(VENV)/.dev compile tests-compile ## the tests that take long, which
 seeds: $(VENV)/.dev compile ## worked examples with known numbers: a table of expected and found
 	$(RUN) -m pytest tests/seeds $(PYTEST)
 
-torch-suite: $(VENV)/.dev compile ## the tests of torch.distributed, from torch's wheel, on backend pycomm (half an hour)
+torch-suite: $(VENV)/.dev compile ## the tests of torch.distributed, from torch's wheel, on backend pycomm (some minutes)
 	@$(call attempt,$(PIP) expecttest)
 	$(RUN) tests/torch/distributed_suite.py $(SUITE)
 
