@@ -43,11 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run()
 
 
-def _report(run: Path, out: Path) -> Callable[[], None]:
+def _report(runs: list[Path], out: Path, panels: str | None) -> Callable[[], None]:
     from trainer.report import report
 
-    report(run, out)
-    return lambda: None
+    text, broken = report(runs, out, panels.split(",") if panels else ())
+    for reason in broken:
+        print(f"left out: {reason}", file=sys.stderr)
+    return lambda: print(f"{text}\nwritten: {out}, {out.with_suffix('.md')}")
 
 
 def _fit(
@@ -129,12 +131,15 @@ def _parser() -> Any:
     consolidate.add_argument("checkpoint", type=Path, help="its folder, as runs/x/checkpoints/step-000100")
     consolidate.add_argument("out", type=Path, help="safetensors file")
     commands.add_subcommand("consolidate", consolidate, help="a checkpoint's model as one file of weights")
-    report = ArgumentParser(description="Draws the loss of a run.")
-    report.add_argument("run", type=Path, help="the folder that fit wrote to")
+    report = ArgumentParser(description="Runs side by side: a picture, and a table in Markdown beside it.")
+    report.add_argument("runs", type=Path, nargs="+", help="folders that fit wrote to")
     report.add_argument(
-        "--out", type=Path, default=Path("loss.svg"), help="picture; its ending decides the format"
+        "--out", type=Path, default=Path("report.png"), help="picture; its ending decides the format"
     )
-    commands.add_subcommand("report", report, help="draw the loss of a run")
+    report.add_argument(
+        "--panels", help="of loss, throughput, exposed and memory, by comma (all if not given)"
+    )
+    commands.add_subcommand("report", report, help="draw and tabulate runs, side by side")
     return parser
 
 
