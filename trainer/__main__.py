@@ -1,5 +1,5 @@
-"""The command line, `python -m trainer COMMAND …`: fit and predict, alone or under a launcher; consolidate
-and report, by one process."""
+"""The command line, `python -m trainer COMMAND …`: fit and predict, alone or under a launcher; consolidate,
+report and scaling, by one process."""
 
 from __future__ import annotations
 
@@ -98,11 +98,19 @@ def _consolidate(checkpoint: Path, out: Path) -> Callable[[], None]:
     return lambda: print(f"{out}: the model after step {step}")
 
 
+def _scaling(ranks: str, modes: str, target: str | None, mpirun: str, **options: Any) -> Callable[[], None]:
+    from trainer.scaling.study import Study, counts
+
+    study = Study(FitConfig(**options), counts(ranks), modes.split(","), target, mpirun, os.environ)
+    return lambda: sys.exit(study.run())
+
+
 COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "fit": _fit,
     "predict": _predict,
     "consolidate": _consolidate,
     "report": _report,
+    "scaling": _scaling,
 }
 
 
@@ -140,6 +148,18 @@ def _parser() -> Any:
         "--panels", help="of loss, throughput, exposed and memory, by comma (all if not given)"
     )
     commands.add_subcommand("report", report, help="draw and tabulate runs, side by side")
+    scaling = ArgumentParser(description="How a fit scales: runs, a table and a picture in --out.")
+    scaling.add_class_arguments(FitConfig)
+    scaling.add_argument("--config", action="config", help="YAML file with options of fit")
+    scaling.add_argument("--ranks", default="1,2,4", help="numbers of ranks, by comma")
+    scaling.add_argument(
+        "--modes", default="strong,weak", help="strong: global batch fixed; weak: each rank's"
+    )
+    scaling.add_argument("--target", help="time to it is shown: accuracy=0.95, loss=0.3, or NAME>=VALUE")
+    scaling.add_argument("--mpirun", default="", help="options for mpirun, as '--hostfile hosts'")
+    commands.add_subcommand(
+        "scaling", scaling, help="strong and weak scaling of a fit, as a table and a picture"
+    )
     return parser
 
 
