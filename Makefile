@@ -113,7 +113,7 @@ $(VENV)/.trainer: $(VENV)/.editable
 
 $(VENV)/.dev: $(VENV)/.trainer
 	@echo "== test and development tools"
-	@$(call INSTALL,'.[trainer$(,)plot$(,)test$(,)dev]')
+	@$(call INSTALL,'.[trainer$(,)plot$(,)tensorboard$(,)test$(,)dev]')
 	@touch $@
 
 , := ,

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from trainer import tensorboard
 from trainer.errors import TrainerError, naming_extras
 from trainer.files import replacing
 
@@ -56,6 +57,7 @@ class FitConfig:
         resume: auto goes on from the newest checkpoint in out, or begins if there is none; or the folder of a
             checkpoint. Ranks, strategy, codec, threads and paths may change, and steps or epochs; data,
             model, optimizer, their options, lr, schedule, global batch and seed may not
+        tensorboard: write the numbers of each step to the folder tensorboard in out, too
         seed: decides initial parameters, splits and the order of samples, whatever the number of ranks
         threads: compute threads of each rank (the cores that the rank has for itself if not given)
         codec: how gradients travel: none, fp16 or bf16
@@ -92,6 +94,7 @@ class FitConfig:
     save_every: int = 0
     keep: int = 2
     resume: str = "none"
+    tensorboard: bool = False
     seed: int = 0
     threads: int | None = None
     codec: str = "none"
@@ -119,6 +122,8 @@ class FitConfig:
             except ModuleNotFoundError as error:
                 raise TrainerError(f"plugin {module!r}: {error}") from error
         self._check_parts()
+        if self.tensorboard:
+            tensorboard.check_installed()
 
     def global_batch_for(self, size: int) -> int:
         """Samples per step over all `size` ranks."""

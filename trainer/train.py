@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from pycomm import Communicator, trace_span
-from trainer import streams
+from trainer import streams, tensorboard
 from trainer.checkpoint.resuming import find
 from trainer.checkpoint.saving import Saver, tidy
 from trainer.checkpoint.stored import FOLDER, Checkpoint
@@ -159,9 +159,11 @@ def _begin(
         for name in (FINAL, BEST, LAST_GOOD, SUMMARY_FILE):
             with writing(config.out / name):
                 (config.out / name).unlink(missing_ok=True)
+        if checkpoint is None:
+            tensorboard.clear(config.out)
         if config.save_every:
             tidy(config.out / FOLDER, config.keep)
         if checkpoint is not None and checkpoint.best is not None:
             with replacing(config.out / BEST) as path:
                 shutil.copyfile(checkpoint.best, path)
-    return Metrics(config.out, comm.rank, run.steps, rows)
+    return Metrics(config.out, comm.rank, run.steps, rows, tensorboard=config.tensorboard)

@@ -30,7 +30,7 @@ NONE, AUTO = "none", "auto"
 FREE = {
     "strategy", "strategy_options", "codec", "overlap", "bucket_mb", "threads", "device", "out", "plugin",
     "steps", "epochs", "eval_every", "eval_every_epochs", "patience", "tolerance", "save_every", "keep",
-    "resume",
+    "resume", "tensorboard",
 }  # fmt: skip
 
 
