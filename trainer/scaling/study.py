@@ -17,7 +17,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,6 +33,7 @@ from trainer.scaling.target import Target, target_of
 MODES = ("strong", "weak")
 STEM = "scaling"  # of what is written besides the runs
 LAUNCHED = ("OMPI_COMM_WORLD_RANK", "PMI_RANK")  # only ranks have these; Slurm's are in batch scripts too
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 LAST_WORDS_S = 30  # for a run that is interrupted
 
 
@@ -127,7 +127,7 @@ class Study:
         if status == 0:
             return None
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        said = next((line for line in lines if line.startswith("[rank ")), (lines or ["nothing"])[-1])
+        said = next((line for line in reversed(lines) if "[rank " in line), (lines or ["nothing"])[-1])
         print(f"  failed, with status {status}: {said}\n  all of it: {log}", flush=True)
         return f"status {status}: {said}"
 
@@ -191,12 +191,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Within it SIGTERM, as batch systems send it, is a KeyboardInterrupt, as Ctrl-C is."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Within it Ctrl-C, and SIGTERM as batch systems send it, raise KeyboardInterrupt."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in INTERRUPTIONS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
