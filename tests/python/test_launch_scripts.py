@@ -16,18 +16,8 @@ from tests.helpers import ROOT, python_path
 
 LAUNCH = ROOT / "examples" / "launch"
 LINEAR = [
-    "--data",
-    "linear",
-    "--model",
-    "linear",
-    "--epochs",
-    "null",
-    "--steps",
-    "7",
-    "--threads",
-    "1",
-    "--out",
-]
+    "--data", "linear", "--model", "linear", "--epochs", "null", "--steps", "7", "--threads", "1", "--out"
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["slurm.sh", "pbs.sh"])
