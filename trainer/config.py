@@ -227,7 +227,7 @@ def read_config(path: Path) -> FitConfig:
         raise TrainerError(f"{path} does not exist: expected the folder given to fit as --out")
     try:
         options = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TrainerError(f"{path} is no YAML file: {error}") from error
     if not isinstance(options, dict):
         raise TrainerError(f"{path}: expected options of fit, got {options}")

@@ -11,10 +11,12 @@ from typing import Any
 
 from trainer.config import CONFIG_FILE, FitConfig, read_config
 from trainer.errors import TrainerError
+from trainer.files import reading
 from trainer.metrics import ROWS_FILE, SUMMARY_FILE, read_summary
-from trainer.rows import read_rows
+from trainer.rows import SPLIT_OF, read_rows
 
 Row = dict[str, Any]
+NUMBERS = ("step", "loss", "samples", "step_ms", "exposed_comm_ms")  # of a row
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,24 @@ class Record:
 def read_record(path: Path) -> Record:
     """Raises TrainerError for a folder without rows, and for a file in it that is broken."""
     summary, config = path / SUMMARY_FILE, path / CONFIG_FILE
-    return Record(
-        path,
-        read_rows(path / ROWS_FILE),
-        read_summary(summary) if summary.is_file() else None,
-        read_config(config) if config.is_file() else None,
-    )
+    with reading(path):
+        rows = read_rows(path / ROWS_FILE)
+        for row in rows:
+            _check(row, path / ROWS_FILE)
+        return Record(
+            path,
+            rows,
+            read_summary(summary) if summary.is_file() else None,
+            read_config(config) if config.is_file() else None,
+        )
+
+
+def _check(row: Row, path: Path) -> None:
+    """What is drawn is a number, where it is there."""
+    evaluations = {f"{key}.loss": row[key].get("loss") for key in SPLIT_OF if isinstance(row.get(key), dict)}
+    for name, value in {**{name: row.get(name, 0) for name in NUMBERS}, **evaluations}.items():
+        if not isinstance(value, int | float):
+            raise TrainerError(f"{path}: expected a number as {name} of step {row['step']}, got {value!r}")
 
 
 def read_records(paths: Iterable[Path]) -> tuple[list[Record], list[str]]:
@@ -70,7 +84,7 @@ def read_records(paths: Iterable[Path]) -> tuple[list[Record], list[str]]:
 
 
 def names_of(records: Sequence[Record]) -> list[str]:
-    """The folders' names, without the part that they have in common; no two are the same."""
+    """The folders' names, without the part that they have in common."""
     paths = [record.path.absolute() for record in records]
     common = os.path.commonpath([path.parent for path in paths])
     return [os.path.relpath(path, common) for path in paths]

@@ -130,7 +130,7 @@ def _loss(panel: Any, records: Sequence[Record], names: Sequence[str], palette: 
                 found[split] = Line2D([], [], color="grey", linestyle="--", marker=MARKERS[split])
     legend = {"training": Line2D([], [], color="grey"), **found}
     panel.legend(list(legend.values()), list(legend))
-    panel.set(title="loss", xlabel="step", ylabel="loss, mean per sample")
+    panel.set(title="loss", xlabel="step", ylabel="mean over samples or tokens")
     panel.grid(alpha=0.3)
 
 
@@ -157,7 +157,8 @@ def _memory(panel: Any, records: Sequence[Record], names: Sequence[str], palette
     places = range(len(records))
     ends = [0.0] * len(records)
     kinds = dict.fromkeys(kind for record in records for kind in record.held_bytes)
-    for kind, alpha in zip(kinds, (1.0, 0.65, 0.35), strict=False):
+    for index, kind in enumerate(kinds):
+        alpha = 1 - 0.7 * index / len(kinds)
         lengths = [record.held_bytes.get(kind, 0) / 1e6 for record in records]
         panel.barh(places, lengths, left=ends, color=palette, alpha=alpha)
         panel.barh([0], [0], color="grey", alpha=alpha, label=kind)

@@ -93,6 +93,10 @@ def test_folders_without_a_run_are_named_and_the_others_drawn(
     (run_in(tmp_path / "torn", strategy="zero1") / "summary.json").write_text('{"steps"')
     (run_in(tmp_path / "odd") / "config.yaml").write_text("stepz: 3")
     (tmp_path / "empty").mkdir()
+    (run_in(tmp_path / "bits") / "metrics.jsonl").write_bytes(b"\xff\xfe")
+    (run_in(tmp_path / "text") / "metrics.jsonl").write_text('{"step": 1, "loss": "low"}')
+    (run_in(tmp_path / "part") / "metrics.jsonl").write_text('{"step": 1, "loss": 1, "eval": {}}')
+    (run_in(tmp_path / "yaml") / "config.yaml").write_bytes(b"\xff\xfe\xff")
     folders = [str(path) for path in sorted(tmp_path.iterdir())]
     main(["report", *folders, "--out", str(tmp_path / "out" / "r.png")])
     said = capsys.readouterr().err
@@ -100,6 +104,10 @@ def test_folders_without_a_run_are_named_and_the_others_drawn(
         f"{tmp_path}/empty/metrics.jsonl does not exist",
         f"{tmp_path}/torn/summary.json: expected a summary in JSON",
         f"{tmp_path}/odd/config.yaml: expected options of fit",
+        f"{tmp_path}/bits/metrics.jsonl, line 1: expected a row of JSON",
+        f"{tmp_path}/text/metrics.jsonl: expected a number as loss of step 1, got 'low'",
+        f"{tmp_path}/part/metrics.jsonl: expected a number as eval.loss of step 1, got None",
+        f"{tmp_path}/yaml/config.yaml is no YAML file",
     ):
         assert f"left out: {reason}" in said
         assert f"Left out: {reason}" in (tmp_path / "out" / "r.md").read_text()
