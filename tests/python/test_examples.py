@@ -1,107 +1,11 @@
-"""What lies in examples/ runs, and does what it says."""
+"""The algorithm in examples/ runs, and does what it says. Its loops: tests/trainer/test_own_loops.py."""
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import pytest
-
-import pycomm
-from pycomm.testing import run_threads
 from tests.helpers import ROOT, run
-
-if TYPE_CHECKING:
-    from torch import nn
-
-torch: Any = pytest.importorskip("torch")
-custom_loop: Any = pytest.importorskip("examples.custom_loop")
-custom_trainer: Any = pytest.importorskip("examples.custom_trainer")
-
-
-def small_model() -> nn.Module:
-    torch.manual_seed(3)
-    return torch.nn.Sequential(torch.nn.Linear(8, 48), torch.nn.Tanh(), torch.nn.Linear(48, 1))
-
-
-def one_process(program: Any, model: nn.Module, optimizer: Any, steps: int, end_of_step: Any) -> float:
-    """The plain loop that the examples make parallel: the mean loss of whole batches."""
-    for step in range(steps):
-        x, y = program.data(step)
-        optimizer.zero_grad()
-        loss = torch.nn.functional.mse_loss(model(x), y)
-        loss.backward()
-        end_of_step()
-    return loss.item()
-
-
-def assert_same(got: nn.Module, expected: nn.Module) -> None:
-    for have, want in zip(got.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3, 32])
-def test_the_loop_by_hand_trains_what_one_process_trains(ranks: int) -> None:
-    """Of 32 ranks two have no sample."""
-    start, expected = small_model(), small_model()
-    optimizer = torch.optim.SGD(expected.parameters(), lr=0.1)
-    wanted = one_process(custom_loop, expected, optimizer, custom_loop.STEPS, optimizer.step)
-
-    def rank(comm: pycomm.Communicator) -> tuple[nn.Module, float]:
-        model = copy.deepcopy(start)
-        if comm.rank:
-            for parameter in model.parameters():
-                parameter.data.add_(1)  # as if it had drawn others
-        return model, custom_loop.train(model, comm)
-
-    for model, loss in run_threads(ranks, rank):
-        assert_same(model, expected)
-        assert loss == pytest.approx(wanted, rel=1e-4)
-
-
-@pytest.mark.parametrize("shard", [False, True])
-@pytest.mark.parametrize(("ranks", "later"), [(1, 3), (3, 2), (32, 1)])
-def test_the_loop_of_parts_trains_what_one_process_trains_also_when_it_goes_on_elsewhere(
-    ranks: int, later: int, shard: bool, tmp_path: Path
-) -> None:
-    start, expected = small_model(), small_model()
-    optimizer = torch.optim.SGD(expected.parameters(), lr=0.1, momentum=0.9)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100)
-
-    def end_of_step() -> None:
-        norm = torch.nn.utils.clip_grad_norm_(expected.parameters(), custom_trainer.MAX_NORM)
-        clipped.append(bool(norm > custom_trainer.MAX_NORM))
-        optimizer.step()
-        schedule.step()
-
-    clipped: list[bool] = []
-    wanted = one_process(custom_trainer, expected, optimizer, 13, end_of_step)
-    assert len(set(clipped)) == 2  # some steps are clipped, some are not
-
-    def rank(comm: pycomm.Communicator, steps: int) -> tuple[nn.Module, float]:
-        model = copy.deepcopy(start)
-        return model, custom_trainer.train(model, comm, tmp_path, steps, shard=shard)
-
-    run_threads(ranks, lambda comm: rank(comm, 7))
-    for model, loss in run_threads(later, lambda comm: rank(comm, 13)):
-        assert_same(model, expected)
-        assert loss == pytest.approx(wanted, rel=1e-4)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
-        "step-000010",
-        "step-000013",
-    ]
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", ["custom_loop.py", "custom_trainer.py"])
-def test_loops_of_ones_own_start_as_they_say(name: str, tmp_path: Path) -> None:
-    arguments = [str(tmp_path)] if name == "custom_trainer.py" else []
-    outcome = run(2, ROOT / "examples" / name, *arguments)
-    assert outcome.status == 0, outcome
-    losses = [line.partition(": ")[2] for line in outcome.stdout.splitlines() if line.startswith("rank ")]
-    assert len(losses) == 2 and len(set(losses)) == 1
 
 
 def test_an_algorithm_of_ones_own_is_right_on_three_ranks() -> None:
