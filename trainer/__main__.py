@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -120,9 +121,8 @@ def _parser() -> Any:
     parser = ArgumentParser(prog="python -m trainer", description="Data-parallel training over pycomm.")
     commands = parser.add_subcommands(required=True)
     fit = ArgumentParser()
-    fit.add_class_arguments(FitConfig)
+    _add_fit_options(fit)
     fit.add_argument("--trace", type=Path, help="file for a trace of all ranks, for ui.perfetto.dev")
-    fit.add_argument("--config", action="config", help="YAML file with these options")
     fit.add_argument(
         "--dry_run", nargs="?", const="table", choices=["table", "json"], help="print what a run would need"
     )
@@ -149,8 +149,7 @@ def _parser() -> Any:
     )
     commands.add_subcommand("report", report, help="draw and tabulate runs, side by side")
     scaling = ArgumentParser(description="How a fit scales: runs, a table and a picture in --out.")
-    scaling.add_class_arguments(FitConfig)
-    scaling.add_argument("--config", action="config", help="YAML file with options of fit")
+    _add_fit_options(scaling)
     scaling.add_argument("--ranks", default="1,2,4", help="numbers of ranks, by comma")
     scaling.add_argument(
         "--modes", default="strong,weak", help="strong: global batch fixed; weak: each rank's"
@@ -161,6 +160,15 @@ def _parser() -> Any:
         "scaling", scaling, help="strong and weak scaling of a fit, as a table and a picture"
     )
     return parser
+
+
+def _add_fit_options(parser: Any) -> None:
+    parser.add_class_arguments(FitConfig)
+    parser.add_argument("--config", action="config", help="YAML file with these options")
+    switches = {option.name for option in fields(FitConfig) if isinstance(option.default, bool)}
+    for action in parser._actions:
+        if action.dest in switches:  # alone they mean true, as argparse's flags do
+            action.nargs, action.const = "?", True
 
 
 def _run_fit(config: FitConfig, trace: Path | None) -> None:

@@ -11,6 +11,7 @@ import pytest
 from pycomm.testing import run_threads
 from tests.helpers import files_of
 from trainer import FitConfig, TrainerError, fit
+from trainer.__main__ import main
 from trainer.metrics import Metrics
 from trainer.rows import read_rows
 from trainer.tensorboard import Board, check_installed, scalars
@@ -90,3 +91,16 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(TrainerError, match="needs the package tensorboard: pip install tensorboard"):
         check_installed()
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("words", "written"), [(["--tensorboard"], True), (["--tensorboard", "false"], False)]
+)
+def test_the_option_is_a_switch(
+    words: list[str], written: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[FitConfig] = []
+    monkeypatch.setattr("trainer.__main__._run_fit", lambda config, trace: seen.append(config))
+    main(["fit", "--data", "linear", "--model", "linear", *words, "--steps", "3", "--out", str(tmp_path)])
+    assert [(config.tensorboard, config.steps) for config in seen] == [(written, 3)]
