@@ -71,7 +71,7 @@ bench: $(VENV)/.dev compile ## time collectives and training steps beside their 
 	$(LAUNCH) -n 4 $(BENCH) collectives --min 16K --max 64M --seconds 1 --json bench/results/all_reduce_4_ranks.json
 	PYCOMM_TRANSPORTS=mpi $(LAUNCH) -n 2 $(BENCH) collectives --impl pycomm,mpi --min 1K --max 64M --factor 16 \
 	  --seconds 1 --json bench/results/all_reduce_over_mpi.json
-	$(LAUNCH) -n 2 $(BENCH) training --impl none,pycomm,pycomm:overlap=on,pycomm+fp16,ddp-pycomm,ddp-gloo,ddp-gloo:view \
+	$(LAUNCH) -n 2 $(BENCH) training --impl none,pycomm,pycomm:overlap=on,pycomm+fp16,ddp-pycomm,ddp-gloo,ddp-gloo:view,ddp-gloo-fp16 \
 	  --seconds 40 --json bench/results/training.json
 	$(LAUNCH) -n 2 $(BENCH) training --optimizer adam --impl none,pycomm,zero1,zero1+share,zero2,ddp-gloo+zeroredundancy \
 	  --seconds 40 --json bench/results/training_adam.json
@@ -79,7 +79,8 @@ bench: $(VENV)/.dev compile ## time collectives and training steps beside their 
 	  $(RUN) $(BENCH) network --hosts $$1 --ranks $$2 $(NETWORK) --json bench/results/network_$$1x$$2.json; \
 	  case $$? in 0) ;; 3) echo "make: no measurement between hosts"; break ;; *) exit 1 ;; esac; done
 	$(RUN) $(BENCH) report --write bench/results/*.json
-	$(RUN) $(BENCH) report --write --plot bench/results/all_reduce.json $$(ls bench/results/network_*.json 2>/dev/null)
+	$(RUN) $(BENCH) report --write --plot bench/results/all_reduce.json bench/results/training*.json \
+	  $$(ls bench/results/network_*.json 2>/dev/null)
 
 build: $(VENV)/.editable compile ## compile what changed and install it into the environment
 
@@ -113,7 +114,7 @@ $(VENV)/.trainer: $(VENV)/.editable
 
 $(VENV)/.dev: $(VENV)/.trainer
 	@echo "== test and development tools"
-	@$(call INSTALL,'.[trainer$(,)plot$(,)test$(,)dev]')
+	@$(call INSTALL,'.[trainer$(,)plot$(,)tensorboard$(,)test$(,)dev]')
 	@touch $@
 
 , := ,

@@ -29,7 +29,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
     parser.add_argument("--write", action="store_true", help="write FILE.md instead of printing")
-    parser.add_argument("--plot", action="store_true", help="also draw FILE.svg, where sizes were timed")
+    parser.add_argument(
+        "--plot", action="store_true", help="also draw FILE.svg, of collectives or training steps"
+    )
     options = parser.parse_args(arguments)
     for path in options.files:
         try:
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
             path.with_suffix(".md").write_text(text)
         else:
             print(text)
-        if options.plot and result["bench"] == "collectives":
+        if options.plot and result["bench"] in plot.DRAWINGS:
             try:
                 plot.draw(result, path.with_suffix(".svg"))
             except ModuleNotFoundError as error:

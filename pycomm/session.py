@@ -26,8 +26,9 @@ from pycomm.features import check_transports
 from pycomm.trace import Recording, wanted
 from pycomm.tuned import load
 
-# Variables by which launchers say how many processes they started.
-_SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS")
+# Variables by which launchers say how many processes they started, the innermost launcher first. Of Slurm the
+# one that srun sets: SLURM_NTASKS is in a batch script too, which is one process.
+_SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
 
 _lock = threading.Lock()
 _world: Communicator | None = None
@@ -249,14 +250,14 @@ def _start_mpi() -> None:
 def _check_launcher(size: int, library: str) -> None:
     if size > 1:
         return
-    for name in _SIZE_VARIABLES:
-        value = os.environ.get(name, "1")
-        if value.isdigit() and int(value) > 1:
-            raise TransportError(
-                f"the launcher started {value} processes ({name}), but MPI sees one: this mpirun does not "
-                f"belong to the MPI library in use, '{library.splitlines()[0]}', {_core.libmpi_path()}. "
-                "Use `python -m pycomm.launch`, which finds the right one."
-            )
+    name = next((name for name in _SIZE_VARIABLES if name in os.environ), "")
+    value = os.environ.get(name, "1")
+    if value.isdigit() and int(value) > 1:
+        raise TransportError(
+            f"the launcher started {value} processes ({name}), but MPI sees one: this mpirun does not "
+            f"belong to the MPI library in use, '{library.splitlines()[0]}', {_core.libmpi_path()}. "
+            "Use `python -m pycomm.launch`, which finds the right one."
+        )
 
 
 def _check_variables(rank: int, size: int) -> None:

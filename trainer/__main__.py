@@ -1,5 +1,5 @@
-"""The command line, `python -m trainer COMMAND …`: fit and predict, alone or under a launcher; consolidate
-and report, by one process."""
+"""The command line, `python -m trainer COMMAND …`: fit and predict, alone or under a launcher; consolidate,
+report and scaling, by one process."""
 
 from __future__ import annotations
 
@@ -44,11 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run()
 
 
-def _report(run: Path, out: Path) -> Callable[[], None]:
+def _report(runs: list[Path], out: Path, panels: str | None) -> Callable[[], None]:
     from trainer.report import report
 
-    report(run, out)
-    return lambda: None
+    text, broken = report(runs, out, panels.split(",") if panels else ())
+    for reason in broken:
+        print(f"left out: {reason}", file=sys.stderr)
+    return lambda: print(f"{text}\nwritten: {out}, {out.with_suffix('.md')}")
 
 
 def _fit(
@@ -97,11 +99,19 @@ def _consolidate(checkpoint: Path, out: Path) -> Callable[[], None]:
     return lambda: print(f"{out}: the model after step {step}")
 
 
+def _scaling(ranks: str, modes: str, target: str | None, mpirun: str, **options: Any) -> Callable[[], None]:
+    from trainer.scaling.study import Study, counts
+
+    study = Study(FitConfig(**options), counts(ranks), modes.split(","), target, mpirun, os.environ)
+    return lambda: sys.exit(study.run())
+
+
 COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "fit": _fit,
     "predict": _predict,
     "consolidate": _consolidate,
     "report": _report,
+    "scaling": _scaling,
 }
 
 
@@ -111,13 +121,8 @@ def _parser() -> Any:
     parser = ArgumentParser(prog="python -m trainer", description="Data-parallel training over pycomm.")
     commands = parser.add_subcommands(required=True)
     fit = ArgumentParser()
-    fit.add_class_arguments(FitConfig)
-    switches = {option.name for option in fields(FitConfig) if isinstance(option.default, bool)}
-    for action in fit._actions:  # what is true or false is a switch: --exact, as --exact true
-        if action.dest in switches:
-            action.nargs, action.const = "?", True
+    _add_fit_options(fit)
     fit.add_argument("--trace", type=Path, help="file for a trace of all ranks, for ui.perfetto.dev")
-    fit.add_argument("--config", action="config", help="YAML file with these options")
     fit.add_argument(
         "--dry_run", nargs="?", const="table", choices=["table", "json"], help="print what a run would need"
     )
@@ -134,13 +139,36 @@ def _parser() -> Any:
     consolidate.add_argument("checkpoint", type=Path, help="its folder, as runs/x/checkpoints/step-000100")
     consolidate.add_argument("out", type=Path, help="safetensors file")
     commands.add_subcommand("consolidate", consolidate, help="a checkpoint's model as one file of weights")
-    report = ArgumentParser(description="Draws the loss of a run.")
-    report.add_argument("run", type=Path, help="the folder that fit wrote to")
+    report = ArgumentParser(description="Runs side by side: a picture, and a table in Markdown beside it.")
+    report.add_argument("runs", type=Path, nargs="+", help="folders that fit wrote to")
     report.add_argument(
-        "--out", type=Path, default=Path("loss.svg"), help="picture; its ending decides the format"
+        "--out", type=Path, default=Path("report.png"), help="picture; its ending decides the format"
     )
-    commands.add_subcommand("report", report, help="draw the loss of a run")
+    report.add_argument(
+        "--panels", help="of loss, throughput, exposed and memory, by comma (all if not given)"
+    )
+    commands.add_subcommand("report", report, help="draw and tabulate runs, side by side")
+    scaling = ArgumentParser(description="How a fit scales: runs, a table and a picture in --out.")
+    _add_fit_options(scaling)
+    scaling.add_argument("--ranks", default="1,2,4", help="numbers of ranks, by comma")
+    scaling.add_argument(
+        "--modes", default="strong,weak", help="strong: global batch fixed; weak: each rank's"
+    )
+    scaling.add_argument("--target", help="time to it is shown: accuracy=0.95, loss=0.3, or NAME>=VALUE")
+    scaling.add_argument("--mpirun", default="", help="options for mpirun, as '--hostfile hosts'")
+    commands.add_subcommand(
+        "scaling", scaling, help="strong and weak scaling of a fit, as a table and a picture"
+    )
     return parser
+
+
+def _add_fit_options(parser: Any) -> None:
+    parser.add_class_arguments(FitConfig)
+    parser.add_argument("--config", action="config", help="YAML file with these options")
+    switches = {option.name for option in fields(FitConfig) if isinstance(option.default, bool)}
+    for action in parser._actions:
+        if action.dest in switches:  # alone they mean true, as argparse's flags do
+            action.nargs, action.const = "?", True
 
 
 def _run_fit(config: FitConfig, trace: Path | None) -> None:

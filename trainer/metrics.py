@@ -16,6 +16,7 @@ from tqdm import tqdm
 from trainer.errors import TrainerError
 from trainer.files import replacing
 from trainer.rows import SPLIT_OF, RowWriter
+from trainer.tensorboard import Board
 
 LINES = 10  # progress lines of a run where there is no terminal
 ROWS_FILE, SUMMARY_FILE = "metrics.jsonl", "summary.json"  # in a run's folder
@@ -28,8 +29,16 @@ class Metrics:
     row is written after it.
     """
 
-    def __init__(self, out: Path, rank: int, steps: int, rows: Sequence[dict[str, Any]] = ()) -> None:
-        """`rows`: those of the run that this one goes on with."""
+    def __init__(
+        self,
+        out: Path,
+        rank: int,
+        steps: int,
+        rows: Sequence[dict[str, Any]] = (),
+        *,
+        tensorboard: bool = False,
+    ) -> None:
+        """`rows`: those of the run that this one goes on with. `tensorboard`: numbers go there too."""
         self.rows = list(rows)
         self.trouble: TrainerError | None = None
         self._steps = steps
@@ -38,6 +47,7 @@ class Metrics:
             return
         self._summary = out / SUMMARY_FILE
         self._file = RowWriter(out / ROWS_FILE, rows)
+        self._board = Board(out, rows) if tensorboard else None
         self._bar = tqdm(total=steps, initial=len(rows), unit="step", disable=None, dynamic_ncols=True)
 
     def add(self, row: dict[str, Any]) -> None:
@@ -47,6 +57,8 @@ class Metrics:
             return
         try:
             self._file.add(row)
+            if self._board:
+                self._board.add(row["step"], row)
         except TrainerError as error:
             self.trouble = error
         if self._bar.disable:
@@ -62,6 +74,8 @@ class Metrics:
             return
         try:
             self._file.rewrite(self.rows)
+            if self._board:
+                self._board.add(self.rows[-1]["step"], values)
         except TrainerError as error:
             self.trouble = error
         if self._bar.disable:
@@ -81,7 +95,7 @@ class Metrics:
         if self.trouble:
             raise self.trouble
         if self._writes:
-            self._file.close()
+            self._close()
             with replacing(self._summary) as partial:
                 partial.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
@@ -103,7 +117,12 @@ class Metrics:
         if self._writes:
             self._bar.close()
             with contextlib.suppress(TrainerError):  # of a run without a summary: its first error says more
-                self._file.close()
+                self._close()
+
+    def _close(self) -> None:
+        self._file.close()
+        if self._board:
+            self._board.close()
 
     def _show_line(self, row: dict[str, Any]) -> None:
         step = row["step"]

@@ -73,7 +73,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows; raises TrainerError for a file that is missing, without rows, or has something else in it."""
     if not path.is_file():
         raise TrainerError(f"{path} does not exist: expected the folder given to fit as --out")
-    rows = [_row(line, f"{path}, line {number}") for number, line in enumerate(path.open(), 1)]
+    rows = [
+        _row(line, f"{path}, line {number}") for number, line in enumerate(path.open(errors="replace"), 1)
+    ]
     if not rows:
         raise TrainerError(f"{path} has no rows: the run ended before its first step was done")
     return rows

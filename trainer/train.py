@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from pycomm import Communicator, trace_span
+from trainer import tensorboard
 from trainer.checkpoint.resuming import find
 from trainer.checkpoint.saving import Saver, tidy
 from trainer.checkpoint.stored import FOLDER, Checkpoint
@@ -163,9 +164,11 @@ def _begin(
         for name in (FINAL, BEST, LAST_GOOD, SUMMARY_FILE):
             with writing(config.out / name):
                 (config.out / name).unlink(missing_ok=True)
+        if checkpoint is None:
+            tensorboard.clear(config.out)
         if config.save_every:
             tidy(config.out / FOLDER, config.keep)
         if checkpoint is not None and checkpoint.best is not None:
             with replacing(config.out / BEST) as path:
                 shutil.copyfile(checkpoint.best, path)
-    return Metrics(config.out, comm.rank, run.steps, rows)
+    return Metrics(config.out, comm.rank, run.steps, rows, tensorboard=config.tensorboard)

@@ -31,13 +31,6 @@ void place_scales(const Call& call, const Codec& codec, int size, Operation& ope
   }
 }
 
-// The nodes of some ranks of the world.
-std::vector<int> nodes_among(const std::vector<int>& world_node_of, const std::vector<int>& world_ranks) {
-  std::vector<int> nodes;
-  for (const int rank : world_ranks) nodes.push_back(world_node_of[rank]);
-  return numbered(nodes);
-}
-
 Choice choice_of(const Call& call, const CheckedCall& checked, int size, bool mapped) {
   const DType dtype = call.input.dtype;
   return {.collective = call.collective,

@@ -286,13 +286,6 @@ std::vector<int> some_of(const Links& links, int count) {
   return ranks;
 }
 
-std::vector<int> nodes_among(const std::vector<int>& node_of, const std::vector<int>& ranks) {
-  std::vector<int> nodes;
-  for (const int rank : ranks)
-    if (!node_of.empty()) nodes.push_back(node_of[rank]);
-  return numbered(nodes);
-}
-
 std::shared_ptr<const Script> script_of(const Algorithm& algorithm, const Links& links,
                                         const std::vector<int>& node_of, Order order) {
   const auto script = std::make_shared<Script>(links);

@@ -91,6 +91,13 @@ std::vector<int> numbered(const std::vector<int>& nodes) {
   return node_of;
 }
 
+std::vector<int> nodes_among(const std::vector<int>& node_of, const std::vector<int>& ranks) {
+  std::vector<int> nodes;
+  for (const int rank : ranks)
+    if (!node_of.empty()) nodes.push_back(node_of[rank]);
+  return numbered(nodes);
+}
+
 int chunks_of_parts(Collective collective, int size) {
   return collective == Collective::all_to_all ? size * size : size;
 }

@@ -126,6 +126,9 @@ bool has_chunk(const Spec& spec, Buffer buffer, int chunk);
 // Nodes under any numbers, numbered as Spec has them; empty where no two ranks share one.
 std::vector<int> numbered(const std::vector<int>& nodes);
 
+// The same of some of the ranks, whose nodes are node_of[rank]; empty where node_of is.
+std::vector<int> nodes_among(const std::vector<int>& node_of, const std::vector<int>& ranks);
+
 // In how many chunks the plans of a collective that has parts cut the vector.
 int chunks_of_parts(Collective collective, int size);
 

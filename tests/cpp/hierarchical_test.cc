@@ -145,4 +145,7 @@ TEST(nodes_under_any_numbers_are_numbered_by_their_lowest_ranks) {
   CHECK(numbered({5, 5}) == NodeOf({0, 0}));
   CHECK(numbered({2, 1, 0}).empty());
   CHECK(numbered({}).empty());
+  CHECK(nodes_among({4, 4, 9, 9}, {1, 3, 2}) == NodeOf({0, 1, 1}));
+  CHECK(nodes_among({4, 5, 9}, {2, 0}).empty());
+  CHECK(nodes_among({}, {1, 3}).empty());
 }

@@ -431,7 +431,7 @@ def test_an_operation_without_sizes_has_no_choice_to_time(tmp_path: Path) -> Non
 def test_training_steps_on_two_ranks(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     # Not fsdp2-gloo and ddp-gloo:zeroredundancy, whose modules take long to load.
-    steps = "none,pycomm,pycomm:overlap=on+fp16,zero1:overlap=on+share,zero2,ddp-gloo,ddp-gloo:view"
+    steps = "none,pycomm,pycomm:overlap=on+fp16,zero1:overlap=on+share,zero2,ddp-gloo:view,ddp-gloo-fp16"
     program = script(tmp_path, TRAIN)
     chosen = ["--model", "tiny", "--optimizer", "adam", "--impl", steps]
     outcome = run(2, program, *chosen, *options(tmp_path))
@@ -475,7 +475,7 @@ def test_ranks_that_drift_apart_are_found(alone: Ranks) -> None:
         (["--model", "bert"], "no model 'bert'; there is gpt, mlp"),
         (
             ["--model", "mlp", "--impl", "none,horovod"],
-            "no training step 'horovod'; there is ddp-gloo, ddp-pycomm, fsdp2-gloo, fsdp2-pycomm, none, ",
+            "no training step 'horovod'; there is ddp-gloo, ddp-gloo-fp16, ddp-pycomm, fsdp2-gloo, ",
         ),
         (
             ["--model", "mlp", "--impl", "pycomm:overlap=maybe"],

@@ -75,3 +75,34 @@ def test_the_report_draws_bandwidths_and_times(tmp_path: Path) -> None:
         assert word in drawn
     assert report.main([str(path), "--plot"]) == 0
     assert (tmp_path / "some.svg").read_text() == drawn
+
+
+def trained(impl: str, p50: float, peak_mb: float) -> dict[str, Any]:
+    times = {"p5": p50 - 1, "p50": p50, "p95": p50 + 2}
+    return {
+        "model": "mlp",
+        "impl": impl,
+        "step_ms": times,
+        "peak_mb": peak_mb,
+        "optimizer": "adam",
+        "equal": True,
+    }
+
+
+def test_the_report_draws_the_time_and_memory_of_training_steps(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    rows = [trained("ddp-gloo-fp16", 30, 70), trained("none", 10, 50), trained("zero2", 12.5, 40)]
+    result = facts.facts("training", [], Ranks(pycomm.init())) | {"rows": rows}
+    path = tmp_path / "steps.json"
+    path.write_text(json.dumps(result))
+    assert report.main([str(path), "--plot"]) == 0
+    drawn = (tmp_path / "steps.svg").read_text()
+    for word in (
+        "mlp, adam; ranks: 1",
+        "ddp-gloo-fp16",
+        "12.5, 1.25 of none",
+        "30.0, 3.00 of none",
+        "ms per step",
+    ):
+        assert word in drawn, word
+    assert drawn.index(">zero2<") < drawn.index(">ddp-gloo-fp16<")  # the fastest on top

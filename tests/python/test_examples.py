@@ -1,4 +1,4 @@
-"""What lies in examples/ runs, and does what it says."""
+"""The algorithm in examples/ runs, and does what it says. Its loops: tests/trainer/test_own_loops.py."""
 
 from __future__ import annotations
 

@@ -112,12 +112,20 @@ def test_works_and_buckets_may_outlive_shutdown() -> None:
     """)
 
 
-@pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
+@pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"])
 def test_a_launcher_of_another_mpi_is_named(variable: str) -> None:
     done = python("import pycomm; pycomm.init()", **{variable: "4"})
     assert done.returncode != 0
     for part in ("TransportError", f"started 4 processes ({variable})", "pycomm.launch"):
         assert part in done.stderr
+
+
+def test_a_process_of_a_batch_script_is_one_rank() -> None:
+    size = "import pycomm; print(pycomm.init().size)"
+    batch = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}
+    assert clean(size, **batch) == "1\n"
+    # What mpirun says of itself counts, not the step that its daemons are.
+    assert clean(size, **batch, OMPI_COMM_WORLD_SIZE="1", SLURM_STEP_NUM_TASKS="2") == "1\n"
 
 
 def test_mpi4py_alone_makes_a_world_of_one() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,24 @@ def oracle_gradients(model: nn.Module, seed: int = 0) -> dict[str, Tensor | None
     model = copy.deepcopy(model)
     (summed_loss(model, *batch(seed)) / COUNT).backward()
     return gradients_of(model)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, seeds: Iterable[int]) -> None:
+    """What ranks together have to do to the model, in one process."""
+    for seed in seeds:
+        optimizer.zero_grad()
+        (summed_loss(model, *batch(seed)) / COUNT).backward()
+        optimizer.step()
+
+
+def train_on_rank(
+    model: nn.Module, optimizer: torch.optim.Optimizer, seeds: Iterable[int], comm: Communicator
+) -> None:
+    """A rank's part of it, under DataParallel or Zero."""
+    for seed in seeds:
+        optimizer.zero_grad()
+        backward(model, comm, seed)
+        optimizer.step()
 
 
 def assert_equal_gradients(got: dict[str, Tensor | None], expected: dict[str, Tensor | None]) -> None:

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import ended_runs
 import pytest
 import torch
 from dying_disk import DyingDisk, Killed
@@ -35,15 +36,7 @@ RUN: dict[str, Any] = {
 
 
 def messages(size: int, kind: type[CollectiveError], **options: Any) -> list[str]:
-    config = FitConfig(**{**RUN, **options})
-
-    def rank(comm: Communicator) -> str:
-        with pytest.raises(kind) as caught:
-            fit(config, comm)
-        comm.barrier()
-        return str(caught.value)
-
-    return run_threads(size, rank)
+    return ended_runs.messages(size, FitConfig(**{**RUN, **options}), kind)
 
 
 def whole(out: Path) -> list[int]:

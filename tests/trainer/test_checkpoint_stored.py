@@ -13,16 +13,15 @@ from typing import Any
 
 import pytest
 import torch
+from ended_runs import messages
 from safetensors.torch import load_file, save_file
 
-from pycomm import Communicator
 from pycomm.testing import run_threads
 from trainer import FitConfig, TrainerError, fit
 from trainer.checkpoint import stored
 from trainer.checkpoint.resuming import FREE, kept_options
 from trainer.checkpoint.slices import Slice
 from trainer.checkpoint.stored import Checkpoint, last_good, publish, saved, write_part
-from trainer.errors import CollectiveError
 from trainer.sampler import Sampler
 
 RUN: dict[str, Any] = {
@@ -48,18 +47,11 @@ def out(whole: Path, tmp_path: Path) -> Path:
 def refusal(size: int, out: Path, **options: Any) -> str:
     """What all ranks say to a run; the folder is as before."""
     config = FitConfig(**{**RUN, "out": out, "resume": "auto", "steps": 8, **options})
-
-    def rank(comm: Communicator) -> str:
-        with pytest.raises(CollectiveError) as caught:
-            fit(config, comm)
-        comm.barrier()
-        return str(caught.value)
-
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    messages = set(run_threads(size, rank))
+    said = set(messages(size, config))
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
-    assert len(messages) == 1
-    return messages.pop()
+    assert len(said) == 1
+    return said.pop()
 
 
 def flip(path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from ended_runs import messages
 from torch import Tensor, nn
 
-from pycomm import Communicator
 from pycomm.testing import run_threads
 from trainer import FitConfig, TrainerError, fit
 from trainer.clipping import clip, sum_of_squares
@@ -77,13 +77,7 @@ def test_a_norm_that_is_not_finite_ends_all_ranks_before_the_update(tmp_path: Pa
     config = FitConfig(
         data="linear", model="steep", steps=3, global_batch=10, clip_norm=1.0, threads=1, out=tmp_path
     )
-
-    def rank(comm: Communicator) -> str:
-        with pytest.raises(DivergedError) as caught:
-            fit(config, comm)
-        return str(caught.value)
-
-    said = run_threads(2, rank)
+    said = messages(2, config, DivergedError)
     assert said == [said[0]] * 2
     assert "the norm of the gradients is inf at step 1; " in said[0]
     assert "last_good.safetensors has the parameters after step 0" in said[0]

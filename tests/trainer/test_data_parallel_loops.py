@@ -18,6 +18,7 @@ from one_process import (
     oracle_gradients,
     small_model,
     summed_loss,
+    train,
 )
 from torch import nn
 
@@ -83,10 +84,7 @@ def test_an_optimizer_that_replaces_gradients_is_followed() -> None:
     original = small_model()
     model = copy.deepcopy(original)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for seed in range(3):
-        optimizer.zero_grad()
-        (summed_loss(model, *batch(seed)) / COUNT).backward()
-        optimizer.step()
+    train(model, optimizer, range(3))
     for state in run_threads(2, rank):
         torch.testing.assert_close(state, model.state_dict())
 

@@ -17,7 +17,8 @@ from one_process import (
     oracle_gradients,
     part,
     small_model,
-    summed_loss,
+    train,
+    train_on_rank,
 )
 from torch import Tensor, nn
 from torch.nn import functional
@@ -193,10 +194,7 @@ def test_optimizer_groups_keep_their_settings(size: int) -> None:
         model = small_model_copy()
         optimizer = torch.optim.Adam(groups(model), lr=0.01)
         with DataParallel(model, comm, optimizer, loss_reduction="sum", global_count=COUNT):
-            for seed in range(3):
-                optimizer.zero_grad()
-                backward(model, comm, seed)
-                optimizer.step()
+            train_on_rank(model, optimizer, range(3), comm)
         return model.state_dict()
 
     original = small_model()
@@ -206,10 +204,7 @@ def test_optimizer_groups_keep_their_settings(size: int) -> None:
 
     model = small_model_copy()
     optimizer = torch.optim.Adam(groups(model), lr=0.01)
-    for seed in range(3):
-        optimizer.zero_grad()
-        (summed_loss(model, *batch(seed)) / COUNT).backward()
-        optimizer.step()
+    train(model, optimizer, range(3))
     for state in run_threads(size, rank):
         torch.testing.assert_close(state, model.state_dict(), rtol=1e-4, atol=1e-5)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from ended_runs import messages
 from torch import nn
 
 from pycomm import Communicator
@@ -211,44 +212,19 @@ def test_a_batch_larger_than_the_data_is_one_step_per_epoch(tmp_path: Path) -> N
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_folder_that_cannot_be_written_is_an_error_on_every_rank(size: int, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
-    config = FitConfig(**LINEAR, out=tmp_path / "taken" / "run", steps=3)
-
-    def rank(comm: Communicator) -> str:
-        with pytest.raises(CollectiveError) as caught:
-            fit(config, comm)
-        return str(caught.value)
-
-    for message in run_threads(size, rank):
+    for message in messages(size, FitConfig(**LINEAR, out=tmp_path / "taken" / "run", steps=3)):
         assert message.removeprefix("rank 0: ").startswith("cannot write")
         assert "Not a directory" in message
 
 
 def test_no_room_for_the_weights_is_an_error_on_every_rank(tmp_path: Path) -> None:
     config = FitConfig(**{**LINEAR, "model": "mlp"}, model_options={"hidden": 5000}, out=tmp_path, steps=1)
-
-    def rank(comm: Communicator) -> str:
-        with pytest.raises(CollectiveError) as caught:
-            fit(config, comm)
-        return str(caught.value)
-
     with files_of(16384):
-        messages = run_threads(2, rank)
-    for message in messages:
+        said = messages(2, config)
+    for message in said:
         assert "cannot write" in message
         assert "model.safetensors: " in message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "metrics.jsonl"]
-
-
-def stopped(size: int, config: FitConfig) -> list[str]:
-    """What each rank says; the communicator is still sound."""
-
-    def rank(comm: Communicator) -> str:
-        with pytest.raises(CollectiveError) as caught:
-            fit(config, comm)
-        comm.barrier()
-        return str(caught.value)
-
-    return run_threads(size, rank)
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -256,14 +232,14 @@ def test_a_full_disk_during_training_ends_all_ranks_and_keeps_the_parameters(
     size: int, tmp_path: Path
 ) -> None:
     with files_of(16384):
-        messages = stopped(size, FitConfig(**LINEAR, out=tmp_path, steps=1000))
+        said = messages(size, FitConfig(**LINEAR, out=tmp_path, steps=1000))
     rows = read_rows(tmp_path / "metrics.jsonl")
     done = len(rows) + 1  # the step whose row had no room
     expected = (
         f"cannot write {tmp_path}/metrics.jsonl: File too large; "
         f"{tmp_path}/last_good.safetensors has the parameters after step {done}"
     )
-    assert [message.removeprefix("rank 0: ") for message in messages] == [expected] * size
+    assert [message.removeprefix("rank 0: ") for message in said] == [expected] * size
     assert [row["step"] for row in rows] == list(range(1, done))
     model, same = nn.Linear(1, 1), nn.Linear(1, 1)
     assert load_weights(tmp_path / "last_good.safetensors", model) == done
@@ -274,8 +250,8 @@ def test_a_full_disk_during_training_ends_all_ranks_and_keeps_the_parameters(
 
 def test_a_full_disk_at_the_last_row_is_an_error_on_every_rank_after_the_weights(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    messages = stopped(2, FitConfig(**LINEAR, out=tmp_path, steps=1))
-    assert messages == [f"rank 0: cannot write {tmp_path}/metrics.jsonl: No space left on device"] * 2
+    said = messages(2, FitConfig(**LINEAR, out=tmp_path, steps=1))
+    assert said == [f"rank 0: cannot write {tmp_path}/metrics.jsonl: No space left on device"] * 2
     assert load_weights(tmp_path / "model.safetensors", nn.Linear(1, 1)) == 1
     assert not (tmp_path / "summary.json").exists()
 

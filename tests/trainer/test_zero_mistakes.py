@@ -7,7 +7,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from one_process import COUNT, backward, batch, small_model, summed_loss
+from one_process import (
+    COUNT,
+    backward,
+    batch,
+    small_model,
+    summed_loss,
+    train,
+    train_on_rank,
+)
 from torch import Tensor, nn
 
 from pycomm import Communicator
@@ -41,19 +49,13 @@ def test_awkward_parameters_step_as_in_one_process(stage: int, size: int) -> Non
         model = copy.deepcopy(original)
         stepping = torch.optim.Adam(model.parameters(), 0.01)
         with Zero(model, comm, stepping, stage=stage, loss_reduction="sum", global_count=COUNT):
-            for seed in range(3):
-                stepping.zero_grad()
-                backward(model, comm, seed)
-                stepping.step()
+            train_on_rank(model, stepping, range(3), comm)
         return model.state_dict()
 
     original = Awkward()
     model = copy.deepcopy(original)
     stepping = torch.optim.Adam(model.parameters(), 0.01)
-    for seed in range(3):
-        stepping.zero_grad()
-        (summed_loss(model, *batch(seed)) / COUNT).backward()
-        stepping.step()
+    train(model, stepping, range(3))
     for got in run_threads(size, rank):
         torch.testing.assert_close(got, model.state_dict(), rtol=1e-4, atol=1e-5)
 
@@ -80,26 +82,17 @@ def test_dtypes_have_buckets_of_their_own(dtype: torch.dtype) -> None:
 def test_state_that_the_optimizer_has_is_kept() -> None:
     """Three steps alone, then three on two ranks, are six."""
 
-    def steps(model: nn.Module, stepping: torch.optim.Optimizer, seeds: range) -> None:
-        for seed in seeds:
-            stepping.zero_grad()
-            (summed_loss(model, *batch(seed)) / COUNT).backward()
-            stepping.step()
-
     def rank(comm: Communicator) -> dict:
         model, stepping = copy.deepcopy((first, optimizer))
         with Zero(model, comm, stepping, loss_reduction="sum", global_count=COUNT):
-            for seed in range(3, 6):
-                stepping.zero_grad()
-                backward(model, comm, seed)
-                stepping.step()
+            train_on_rank(model, stepping, range(3, 6), comm)
         return model.state_dict()
 
     first = small_model()
     optimizer = torch.optim.Adam(first.parameters(), 0.05)
-    steps(first, optimizer, range(3))
+    train(first, optimizer, range(3))
     whole, its = copy.deepcopy((first, optimizer))
-    steps(whole, its, range(3, 6))
+    train(whole, its, range(3, 6))
     for got in run_threads(2, rank):
         torch.testing.assert_close(got, whole.state_dict(), rtol=1e-4, atol=1e-6)
 

@@ -31,7 +31,7 @@ NONE, AUTO = "none", "auto"
 FREE = {
     "strategy", "strategy_options", "codec", "overlap", "bucket_mb", "threads", "device", "out", "plugin",
     "steps", "epochs", "eval_every", "eval_every_epochs", "patience", "tolerance", "save_every", "keep",
-    "resume", "accumulate", "recompute", "compile",
+    "resume", "tensorboard", "accumulate", "recompute", "compile",
 }  # fmt: skip
 
 

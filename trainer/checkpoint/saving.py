@@ -181,7 +181,7 @@ class Saver:
         """Rank 0's: an empty folder, and in it the best weights, before better ones replace them."""
         with writing(partial):
             if not self._folder.exists():
-                self._folder.mkdir()
+                self._folder.mkdir(parents=True)
                 to_disk(self._out)
             partial.mkdir()
             best = self._out / BEST

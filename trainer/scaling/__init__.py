@@ -1,0 +1,1 @@
+"""How a fit scales with its ranks: `python -m trainer scaling`."""
