@@ -43,7 +43,9 @@ class GradientTree:
             parameter.grad = None
         while self._held and self._held[-1][0] == count:
             _, earlier = self._held.pop()
-            gradients = [_plus(one, other) for one, other in zip(earlier, gradients, strict=True)]
+            for index, gradient in enumerate(gradients):
+                gradients[index] = _plus(earlier[index], gradient)
+                earlier[index] = None  # its memory is free
             count *= 2
         self._held.append((count, gradients))
 
@@ -77,7 +79,7 @@ class GradientTree:
     def _with_held(self, index: int, gradient: Tensor | None) -> Tensor | None:
         for _, gradients in reversed(self._held):
             gradient = _plus(gradients[index], gradient)
-            gradients[index] = None  # its memory is free
+            gradients[index] = None
         return gradient
 
 

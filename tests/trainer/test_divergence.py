@@ -13,7 +13,7 @@ from pycomm import Communicator
 from pycomm.testing import run_threads
 from trainer import DATA, MODELS, STRATEGIES, Dataset, FitConfig, Strategy, TrainerError, fit, preparation
 from trainer.data import REGRESSION
-from trainer.divergence import LastGood
+from trainer.divergence import LastGood, StepLoss
 from trainer.errors import DivergedError
 from trainer.sampler import Sampler
 from trainer.weights import load_weights
@@ -65,6 +65,32 @@ def errors_of(size: int, settings: FitConfig) -> list[DivergedError]:
         return caught.value
 
     return run_threads(size, rank)
+
+
+def mean_loss(comm: Communicator, sums: list[float]) -> float:
+    """Of a step whose batch has parts with those sums, of which each rank has some in a row."""
+    own = torch.tensor(sums, dtype=torch.float64).view(comm.size, -1)[comm.rank].tolist()
+    return StepLoss(own, Sampler(100, 10, 0).batch(0), 1, comm, None, written=False).result()
+
+
+def test_the_mean_loss_has_the_same_bits_however_the_parts_are_shared_out() -> None:
+    sums = [2.0**53, *[1.0] * 7]  # of which the first would swallow each of the others
+    for size in (1, 2, 4, 8):
+        assert run_threads(size, mean_loss, sums) == [(2.0**53 + 8) / 10] * size  # 7 is halfway
+
+
+@pytest.mark.parametrize(("part", "ranks"), [(0, "0"), (5, "1"), (7, "1")])
+def test_the_rank_that_has_a_loss_that_is_not_finite_is_named_whichever_part_it_is_of(
+    part: int, ranks: str
+) -> None:
+    sums = [1.0] * 8
+    sums[part] = torch.nan
+
+    def rank(comm: Communicator) -> None:
+        with pytest.raises(DivergedError, match=rf"the loss is nan at step 1 on rank {ranks} \(of 2\)"):
+            mean_loss(comm, sums)
+
+    run_threads(2, rank)
 
 
 def kept(out: Path) -> tuple[int, list[float]]:

@@ -43,7 +43,7 @@ def test_the_scale_goes_the_way_of_torchs_grad_scaler(interval: int) -> None:
         parameter = nn.Parameter(torch.zeros(3))
         model = nn.ParameterList([parameter])
         stepping = torch.optim.SGD([parameter], 1.0)
-        single = Single(model, stepping, Wire())
+        single = Single(model, comm, stepping, Wire())
         theirs = torch.amp.GradScaler("cpu", 2.0**10, 4.0, 0.25, interval)
         ours = LossScaler(comm, initial=2.0**10, growth=4.0, backoff=0.25, interval=interval, least=2.0**-40)
         steps = []

@@ -26,7 +26,10 @@ class Single(Strategy):
     equal_gradients = True
     has_master_weights = True
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, wire: Wire) -> None:
+    def __init__(
+        self, model: nn.Module, comm: Communicator, optimizer: torch.optim.Optimizer, wire: Wire
+    ) -> None:
+        _check(comm, wire)
         self._model = model
         self._optimizer = optimizer
         self._masters = masters_wanted(optimizer, wire.master_weights)
@@ -69,12 +72,16 @@ class Single(Strategy):
 
 @STRATEGIES.register("single")
 def single(model: nn.Module, comm: Communicator, optimizer: torch.optim.Optimizer, wire: Wire) -> Strategy:
+    if not wire.exact:
+        return Single(model, comm, optimizer, wire)
+    _check(comm, wire)
+    return of_wire(model, comm, optimizer, wire, stage=0)
+
+
+def _check(comm: Communicator, wire: Wire) -> None:
     if comm.size != 1:
         raise TrainerError(
             f"strategy 'single' trains in one process, got {comm.size} ranks; try data_parallel"
         )
     if wire.codec != "none":
         raise TrainerError(f"strategy 'single' sends nothing: expected codec none, got {wire.codec}")
-    if wire.exact:
-        return of_wire(model, comm, optimizer, wire, stage=0)
-    return Single(model, optimizer, wire)
