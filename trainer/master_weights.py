@@ -26,23 +26,25 @@ def master_of(parameter: nn.Parameter) -> nn.Parameter:
 
 class MasterWeights:
     """Puts masters into `optimizer`, until close(). Its step sees the gradients that take_gradients()
-    brought, and publish() brings the model what it did. Does not communicate; without an optimizer it does
-    nothing.
+    brought, and publish() brings the model what it did. Parameters that something else changed in between
+    (`load_state_dict`) become their masters. Does not communicate; without an optimizer it does nothing.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer | None) -> None:
         self._optimizer = optimizer
         self._masters: dict[nn.Parameter, nn.Parameter] = {}
+        self._versions: list[int] = []
         if optimizer is None:
             return
         self._whole = [list(group["params"]) for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                master = master_of(parameter)
+                master = master_of(parameter) if parameter.requires_grad else parameter
                 if master is not parameter:
                     self._masters[parameter] = master
                     _move_state(optimizer, parameter, master)
             group["params"] = [self.of(parameter) for parameter in group["params"]]
+        self.settle()
         # There is no hook for this; the gradients to clear are the model's too.
         optimizer.zero_grad = self._clear  # type: ignore[method-assign]
 
@@ -61,9 +63,16 @@ class MasterWeights:
             if gradient is not None:
                 yield name, gradient
 
+    def settle(self) -> None:
+        """Masters and parameters belong together as they are."""
+        self._versions = [parameter._version for parameter in self._masters]
+
+    @torch.no_grad()
     def take_gradients(self) -> None:
         """The masters have the parameters' gradients, and the parameters None."""
-        for parameter, master in self._masters.items():
+        for (parameter, master), version in zip(self._masters.items(), self._versions, strict=True):
+            if parameter._version != version:
+                master.copy_(parameter)
             master.grad = None if parameter.grad is None else parameter.grad.float()
             parameter.grad = None
 
@@ -73,6 +82,7 @@ class MasterWeights:
         for parameter, master in self._masters.items():
             parameter.copy_(master)
             master.grad = None
+        self.settle()
 
     def close(self) -> None:
         """The optimizer has the model's parameters again, without state."""

@@ -90,6 +90,7 @@ class Shards:
         self.slices = [master_of(view) if master_weights else view for view in self._views]
         self._whole = [list(group["params"]) for group in optimizer.param_groups]
         self._into_optimizer()
+        self._settle()
 
     @property
     def nbytes(self) -> int:
@@ -99,12 +100,17 @@ class Shards:
     @property
     def masters_nbytes(self) -> int:
         """What this rank's master weights take."""
-        return sum(own.nbytes for own, _ in self._masters())
+        return sum(own.nbytes for own, _, _ in self._masters())
 
     def before_step(self) -> None:
-        """Blocks where owners have to wait until nobody reads the parameters any more."""
+        """Blocks where owners have to wait until nobody reads the parameters any more. Parameters that
+        something else changed since the last step (`load_state_dict`) become their masters."""
         if self._shared:
             self._comm.barrier()
+        with torch.no_grad():
+            for own, view, slot in self._masters():
+                if slot.parameter._version != self._versions[slot.name]:
+                    own.copy_(view)
 
     def gather(self) -> None:
         """Starts to give everyone this rank's parts and to get the others'; does not block.
@@ -112,7 +118,7 @@ class Shards:
         The parameters may be read after wait(). Buckets come in the order in which a forward reads them.
         """
         with torch.no_grad():
-            for own, view in self._masters():
+            for own, view, _ in self._masters():
                 view.copy_(own)
         if self._shared:
             self._gathering.append(self._comm.barrier_async())
@@ -122,6 +128,7 @@ class Shards:
             self._gathering.append(self._comm.all_gather_async(mine, out=flat))
         # The optimizer changed slices, whose version counters are their own: autograd has to know.
         torch.autograd.graph.increment_version([slot.parameter for slot in self.slots])
+        self._settle()
 
     @property
     def gathering(self) -> bool:
@@ -214,11 +221,17 @@ class Shards:
             self._optimizer.state.pop(own, None)
             if state:
                 self._optimizer.state[own] = state
+        self._settle()
 
-    def _masters(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
-        """Slices that are copies, with what they are copies of."""
-        pairs = zip(self.slices, self._views, strict=True)
-        return ((own, view) for own, view in pairs if own is not view)
+    def _masters(self) -> Iterator[tuple[nn.Parameter, nn.Parameter, Slot]]:
+        """Slices that are copies, with what they are copies of, and whose."""
+        for view, (slot, _, own) in zip(self._views, self._mine(), strict=True):
+            if own is not view:
+                yield own, view, slot
+
+    def _settle(self) -> None:
+        """Masters and parameters belong together as they are."""
+        self._versions = {slot.name: slot.parameter._version for slot in self.slots}
 
     def _mine(self) -> Iterator[tuple[Slot, Piece, nn.Parameter]]:
         for piece, own in zip(self.pieces, self.slices, strict=True):

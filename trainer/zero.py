@@ -58,7 +58,8 @@ class Zero(Parallel):
             of them and buckets for `pool` at a time; it reduces from within backward, whatever the overlap.
         pool: of stage 2, the number of buckets that have memory.
         share_params: one copy of the parameters for all ranks, which are on one node: what an owner writes is
-            everyone's at once. Whoever changes a parameter by hand then changes it for all.
+            everyone's at once. Whoever changes a parameter by hand then changes it for all; with
+            master_weights every rank has to.
         The rest are DataParallel's.
 
     Raises TrainerError for an optimizer that does not treat each element by itself (LBFGS, Adafactor, Muon),

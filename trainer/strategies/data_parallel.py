@@ -102,6 +102,7 @@ class DataParallel(Parallel):
 
     def load_slices(self, reader: SliceReader) -> None:
         load_replicated(self._model, self._with_optimizer(), reader, self._masters.of)
+        self._masters.settle()
 
 
 class RankMeans(DataParallel):
