@@ -32,7 +32,7 @@ from trainer.files import on_every_rank
 from trainer.gradients import Slot
 from trainer.layout import Piece, ShardLayout
 from trainer.master_weights import KEY as MASTER
-from trainer.master_weights import master_of, widened
+from trainer.master_weights import Copies, widened
 from trainer.shared_memory import shared_zeros
 
 STEP = "step"  # torch counts steps in a tensor without dimensions, which a parameter may be too
@@ -87,39 +87,31 @@ class Shards:
             nn.Parameter(self.flat[piece.bucket][piece.offset : piece.offset + piece.count])
             for piece in self.pieces
         ]
-        self.slices = [master_of(view) if master_weights else view for view in self._views]
+        self.masters = Copies()
+        self.slices = [
+            self.masters.of(view, slots[piece.slot].parameter) if master_weights else view
+            for piece, view in zip(self.pieces, self._views, strict=True)
+        ]
         self._whole = [list(group["params"]) for group in optimizer.param_groups]
         self._into_optimizer()
-        self._settle()
 
     @property
     def nbytes(self) -> int:
         """What the flat buffers take: of those that are shared, this rank's share."""
         return sum(flat.nbytes for flat in self.flat) // (self._comm.size if self._shared else 1)
 
-    @property
-    def masters_nbytes(self) -> int:
-        """What this rank's master weights take."""
-        return sum(own.nbytes for own, _, _ in self._masters())
-
     def before_step(self) -> None:
-        """Blocks where owners have to wait until nobody reads the parameters any more. Parameters that
-        something else changed since the last step (`load_state_dict`) become their masters."""
+        """Blocks where owners have to wait until nobody reads the parameters any more."""
         if self._shared:
             self._comm.barrier()
-        with torch.no_grad():
-            for own, view, slot in self._masters():
-                if slot.parameter._version != self._versions[slot.name]:
-                    own.copy_(view)
+        self.masters.follow()
 
     def gather(self) -> None:
         """Starts to give everyone this rank's parts and to get the others'; does not block.
 
         The parameters may be read after wait(). Buckets come in the order in which a forward reads them.
         """
-        with torch.no_grad():
-            for own, view, _ in self._masters():
-                view.copy_(own)
+        self.masters.publish()
         if self._shared:
             self._gathering.append(self._comm.barrier_async())
         for bucket in () if self._shared else reversed(range(len(self.flat))):
@@ -128,7 +120,7 @@ class Shards:
             self._gathering.append(self._comm.all_gather_async(mine, out=flat))
         # The optimizer changed slices, whose version counters are their own: autograd has to know.
         torch.autograd.graph.increment_version([slot.parameter for slot in self.slots])
-        self._settle()
+        self.masters.settle()
 
     @property
     def gathering(self) -> bool:
@@ -221,17 +213,7 @@ class Shards:
             self._optimizer.state.pop(own, None)
             if state:
                 self._optimizer.state[own] = state
-        self._settle()
-
-    def _masters(self) -> Iterator[tuple[nn.Parameter, nn.Parameter, Slot]]:
-        """Slices that are copies, with what they are copies of, and whose."""
-        for view, (slot, _, own) in zip(self._views, self._mine(), strict=True):
-            if own is not view:
-                yield own, view, slot
-
-    def _settle(self) -> None:
-        """Masters and parameters belong together as they are."""
-        self._versions = {slot.name: slot.parameter._version for slot in self.slots}
+        self.masters.settle()
 
     def _mine(self) -> Iterator[tuple[Slot, Piece, nn.Parameter]]:
         for piece, own in zip(self.pieces, self.slices, strict=True):

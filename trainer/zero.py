@@ -177,7 +177,7 @@ class Zero(Parallel):
     def memory(self) -> Held:
         frozen = [parameter for parameter in self._model.parameters() if not parameter.requires_grad]
         parameters = self._shards.nbytes + sum(parameter.nbytes for parameter in frozen)
-        return measured(parameters, self._bucket_nbytes(), self._stepped, self._shards.masters_nbytes)
+        return measured(parameters, self._bucket_nbytes(), self._stepped, self._shards.masters.nbytes)
 
     def _bucket_nbytes(self) -> int:
         return self._buckets.nbytes + (self._sums.nbytes if self._sums else 0)
