@@ -61,6 +61,7 @@ class DataParallel(Parallel):
     """
 
     equal_gradients = True
+    has_master_weights = True
 
     def bucket_ready(self, bucket: int) -> None:
         if self.overlap:
