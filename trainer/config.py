@@ -198,18 +198,9 @@ class FitConfig:
         if self.patience and not (self.eval_every or self.eval_every_epochs):
             raise TrainerError("patience counts evaluations: give eval_every or eval_every_epochs too")
         least: dict[str, float] = dict.fromkeys(
-            (
-                "steps",
-                "epochs",
-                "global_batch",
-                "batch_per_rank",
-                "threads",
-                "patience",
-                "keep",
-                "accumulate",
-            ),
-            1,
+            ("steps", "epochs", "global_batch", "batch_per_rank", "threads", "patience", "keep"), 1
         )
+        least["accumulate"] = 1
         least |= dict.fromkeys(("eval_every", "eval_every_epochs", "save_every"), 0)
         least |= dict.fromkeys(("warmup_steps", "tolerance", "seed"), 0)
         for name, minimum in least.items():

@@ -17,11 +17,42 @@ from trainer.errors import TrainerError
 KEY = "master"  # beside the optimizer's own, in checkpoints
 
 
-def master_of(parameter: nn.Parameter) -> nn.Parameter:
-    """A float32 copy of a 16-bit parameter; another one is its own master."""
-    if parameter.dtype not in (torch.float16, torch.bfloat16):
-        return parameter
-    return nn.Parameter(parameter.detach().float())
+class Copies:
+    """Masters with the 16-bit tensors that they are copies of: parameters, or views of a part of one."""
+
+    def __init__(self) -> None:
+        self._copies: list[tuple[nn.Parameter, Tensor, nn.Parameter]] = []  # master, rounded, parameter
+        self._versions: list[int] = []
+
+    def of(self, rounded: nn.Parameter, parameter: nn.Parameter) -> nn.Parameter:
+        """The master of a 16-bit tensor, which is (part of) `parameter`; another dtype is its own master."""
+        if rounded.dtype not in (torch.float16, torch.bfloat16):
+            return rounded
+        master = nn.Parameter(rounded.detach().float())
+        self._copies.append((master, rounded, parameter))
+        self._versions.append(parameter._version)
+        return master
+
+    @property
+    def nbytes(self) -> int:
+        return sum(master.nbytes for master, _, _ in self._copies)
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """After a step: what was rounded is the masters, rounded."""
+        for master, rounded, _ in self._copies:
+            rounded.copy_(master)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Before a step: parameters that something else changed (`load_state_dict`) become their masters."""
+        for (master, rounded, parameter), version in zip(self._copies, self._versions, strict=True):
+            if parameter._version != version:
+                master.copy_(rounded)
+
+    def settle(self) -> None:
+        """Masters and parameters belong together as they are; follow() looks for changes since."""
+        self._versions = [parameter._version for _, _, parameter in self._copies]
 
 
 class MasterWeights:
@@ -32,13 +63,14 @@ class MasterWeights:
 
     def __init__(self, optimizer: torch.optim.Optimizer | None) -> None:
         self._optimizer = optimizer
+        self._copies = Copies()
         self._masters: dict[nn.Parameter, nn.Parameter] = {}
         if optimizer is None:
             return
         self._whole = [list(group["params"]) for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                master = master_of(parameter)
+                master = self._copies.of(parameter, parameter) if parameter.requires_grad else parameter
                 if master is not parameter:
                     self._masters[parameter] = master
                     _move_state(optimizer, parameter, master)
@@ -52,7 +84,7 @@ class MasterWeights:
 
     @property
     def nbytes(self) -> int:
-        return sum(master.nbytes for master in self._masters.values())
+        return self._copies.nbytes
 
     def gradients(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """Those that the optimizer sees, with their parameters' names."""
@@ -63,16 +95,21 @@ class MasterWeights:
 
     def take_gradients(self) -> None:
         """The masters have the parameters' gradients, and the parameters None."""
+        self._copies.follow()
         for parameter, master in self._masters.items():
             master.grad = None if parameter.grad is None else parameter.grad.float()
             parameter.grad = None
 
-    @torch.no_grad()
     def publish(self) -> None:
         """The parameters are the masters, rounded; the masters' gradients are dropped."""
-        for parameter, master in self._masters.items():
-            parameter.copy_(master)
+        self._copies.publish()
+        self.settle()
+        for master in self._masters.values():
             master.grad = None
+
+    def settle(self) -> None:
+        """To be called when both were loaded."""
+        self._copies.settle()
 
     def close(self) -> None:
         """The optimizer has the model's parameters again, without state."""
@@ -99,15 +136,15 @@ def masters_wanted(optimizer: torch.optim.Optimizer | None, wanted: bool) -> Mas
     return MasterWeights(optimizer if wanted else None)
 
 
-def _move_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, master: nn.Parameter) -> None:
-    if parameter in optimizer.state:
-        optimizer.state[master] = {
-            name: widened(value, parameter, master) for name, value in optimizer.state.pop(parameter).items()
-        }
-
-
 def widened(value: object, parameter: Tensor, stepped: Tensor) -> object:
     """An entry of a parameter's state, as it is for what is stepped in its place: for a master in float32."""
     if isinstance(value, Tensor) and value.dtype == parameter.dtype:
         return value.to(stepped.dtype)
     return value
+
+
+def _move_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, master: nn.Parameter) -> None:
+    if parameter in optimizer.state:
+        optimizer.state[master] = {
+            name: widened(value, parameter, master) for name, value in optimizer.state.pop(parameter).items()
+        }

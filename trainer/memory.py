@@ -22,7 +22,7 @@ from pycomm.buckets import layout
 from trainer.exact import Exact, cuts
 from trainer.gradients import Slot
 from trainer.layout import shard_layout
-from trainer.master_weights import master_of
+from trainer.master_weights import Copies
 
 STRATEGIES = ("data_parallel", "zero1", "zero2")  # those with a formula
 POOL = 2  # zero2's buckets of gradients that have memory at a time, unless told otherwise
@@ -108,7 +108,7 @@ def state_bytes(
     found = {}
     for dtype in {slot.parameter.dtype for slot in slots}:
         parameter = nn.Parameter(torch.zeros(PROBE, dtype=dtype))
-        probe = master_of(parameter) if masters else parameter
+        probe = Copies().of(parameter, parameter) if masters else parameter
         trial = make([probe])
         probe.grad = torch.zeros_like(probe)
         trial.step()

@@ -35,8 +35,6 @@ class Parallel(Strategy):
     """Makes `optimizer.step()` see gradients reduced over all ranks. A subclass says into which buckets they
     go, and what becomes of them."""
 
-    has_master_weights = True
-
     def __init__(
         self,
         model: nn.Module,

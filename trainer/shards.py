@@ -34,7 +34,7 @@ from trainer.files import on_every_rank
 from trainer.gradients import Slot
 from trainer.layout import Piece, ShardLayout
 from trainer.master_weights import KEY as MASTER
-from trainer.master_weights import master_of, widened
+from trainer.master_weights import Copies, widened
 from trainer.shared_memory import shared_zeros
 
 STEP = "step"  # torch counts steps in a tensor without dimensions, which a parameter may be too
@@ -90,7 +90,11 @@ class Shards:
             nn.Parameter(self.flat[piece.bucket][piece.offset : piece.offset + piece.count])
             for piece in self.pieces
         ]
-        self.slices = [master_of(view) if master_weights else view for view in self._views]
+        self.masters = Copies()
+        self.slices = [
+            self.masters.of(view, slots[piece.slot].parameter) if master_weights else view
+            for piece, view in zip(self.pieces, self._views, strict=True)
+        ]
         self._whole = [list(group["params"]) for group in optimizer.param_groups]
         self._into_optimizer()
 
@@ -99,24 +103,18 @@ class Shards:
         """What the flat buffers take: of those that are shared, this rank's share."""
         return sum(flat.nbytes for flat in self.flat) // (self._comm.size if self._shared else 1)
 
-    @property
-    def masters_nbytes(self) -> int:
-        """What this rank's master weights take."""
-        return sum(own.nbytes for own, _ in self._masters())
-
     def before_step(self) -> None:
         """Blocks where owners have to wait until nobody reads the parameters any more."""
         if self._shared:
             self._comm.barrier()
+        self.masters.follow()
 
     def gather(self) -> None:
         """Starts to give everyone this rank's parts and to get the others'; does not block.
 
         The parameters may be read after wait(). Buckets come in the order in which a forward reads them.
         """
-        with torch.no_grad():
-            for own, view in self._masters():
-                view.copy_(own)
+        self.masters.publish()
         if self._shared:
             self._gathering.append(self._comm.barrier_async())
         alone = self._shared or self._layout.ranks == 1
@@ -126,6 +124,7 @@ class Shards:
             self._gathering.append(self._comm.all_gather_async(mine, out=flat))
         # The optimizer changed slices, whose version counters are their own: autograd has to know.
         torch.autograd.graph.increment_version([slot.parameter for slot in self.slots])
+        self.masters.settle()
 
     @property
     def gathering(self) -> bool:
@@ -220,11 +219,7 @@ class Shards:
             self._optimizer.state.pop(own, None)
             if state:
                 self._optimizer.state[own] = state
-
-    def _masters(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
-        """Slices that are copies, with what they are copies of."""
-        pairs = zip(self.slices, self._views, strict=True)
-        return ((own, view) for own, view in pairs if own is not view)
+        self.masters.settle()
 
     def _mine(self) -> Iterator[tuple[Slot, Piece, nn.Parameter]]:
         for piece, own in zip(self.pieces, self.slices, strict=True):

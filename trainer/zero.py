@@ -63,13 +63,16 @@ class Zero(Parallel):
             `pool` at a time; it reduces from within backward, whatever the overlap.
         pool: of stage 2, the number of buckets that have memory.
         share_params: one copy of the parameters for all ranks, which are on one node: what an owner writes is
-            everyone's at once. Whoever changes a parameter by hand then changes it for all.
+            everyone's at once. Whoever changes a parameter by hand then changes it for all; with
+            master_weights every rank has to.
         exact: step the same slices and add up in the same order whatever the number of ranks (exact.py).
         The rest are DataParallel's.
 
     Raises TrainerError for an optimizer that does not treat each element by itself (LBFGS, Adafactor, Muon),
     found by trial, and for parameters that require a gradient and are not in the optimizer.
     """
+
+    has_master_weights = True
 
     def __init__(
         self,
@@ -194,7 +197,7 @@ class Zero(Parallel):
     def memory(self) -> Held:
         frozen = [parameter for parameter in self._model.parameters() if not parameter.requires_grad]
         parameters = self._shards.nbytes + sum(parameter.nbytes for parameter in frozen)
-        return measured(parameters, self._bucket_nbytes(), self._stepped, self._shards.masters_nbytes)
+        return measured(parameters, self._bucket_nbytes(), self._stepped, self._shards.masters.nbytes)
 
     def _bucket_nbytes(self) -> int:
         return self._buckets.nbytes + (self._sums.nbytes if self._sums else 0)

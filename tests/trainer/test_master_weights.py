@@ -174,6 +174,29 @@ def test_state_that_the_optimizer_has_is_the_masters(kind: str) -> None:
     assert run_threads(2, rank) == [-2.5] * 2
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_are_loaded_between_steps_are_not_lost(kind: str) -> None:
+    def rank(comm: Communicator) -> list[float]:
+        model = nn.Linear(70, 1, bias=False, dtype=torch.bfloat16)
+        nn.init.ones_(model.weight)
+        stepping = torch.optim.SGD(model.parameters(), 2.0**-10)
+        inputs = torch.ones(1, 70, dtype=torch.bfloat16)
+        with KINDS[kind](model, comm, stepping, master_weights=True) as parallel:
+            for step in range(4):
+                stepping.zero_grad()
+                model(inputs).sum().backward()
+                stepping.step()
+                if step == 1:
+                    parallel.wait() if isinstance(parallel, Zero) else None
+                    comm.barrier()
+                    model.load_state_dict({"weight": torch.full((1, 70), 4.0)})
+                    comm.barrier()
+            loaded = [own for group in stepping.param_groups for own in group["params"]]
+            return torch.cat([own.detach().flatten() for own in loaded]).unique().tolist()
+
+    assert run_threads(2, rank) == [[4 - 2 * 2.0**-10]] * 2
+
+
 def test_masters_need_an_optimizer() -> None:
     with pytest.raises(TrainerError, match="master_weights: the optimizer holds them, and none was given"):
         run_threads(1, lambda comm: DataParallel(nn.Linear(2, 2), comm, master_weights=True))

@@ -107,8 +107,17 @@ def test_autocast_is_for_training_and_16_bit_parameters_for_all(precision: str, 
     assert Watched.seen == {(True, kept, dtype), (False, kept, kept)}
 
 
-@pytest.mark.parametrize("strategy", ["data_parallel", "zero1", "zero2"])
-@pytest.mark.parametrize("precision", ["bf16_params", "fp16_params"])
+@pytest.mark.parametrize(
+    ("precision", "strategy"),
+    [
+        ("bf16_params", "data_parallel"),
+        ("fp16_params", "zero2"),
+        pytest.param("bf16_params", "zero1", marks=pytest.mark.long),
+        pytest.param("bf16_params", "zero2", marks=pytest.mark.long),
+        pytest.param("fp16_params", "data_parallel", marks=pytest.mark.long),
+        pytest.param("fp16_params", "zero1", marks=pytest.mark.long),
+    ],
+)
 def test_a_resumed_run_has_the_masters_of_the_whole_one(
     precision: str, strategy: str, small_scale: None, tmp_path: Path
 ) -> None:
@@ -169,7 +178,7 @@ def test_memory_is_that_of_the_formula(strategy: str, formula: Any, ranks: int, 
     )
 
 
-@pytest.mark.parametrize("precision", LOW)
+@pytest.mark.parametrize("precision", ["fp16", "bf16_params"])
 def test_predictions_are_those_of_the_weights(precision: str, tmp_path: Path) -> None:
     summary = train(tmp_path, 2, precision)
     settings = PredictConfig(weights=tmp_path, out=tmp_path / "predictions.npy", threads=1)
@@ -184,8 +193,8 @@ def test_predictions_are_those_of_the_weights(precision: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("data", "model", "options"),
     [
-        ("mnist5k", "cnn", {"width": 2}),
-        ("mnist5k", "mlp", {"hidden": 16}),
+        pytest.param("mnist5k", "cnn", {"width": 2}, marks=pytest.mark.long),
+        pytest.param("mnist5k", "mlp", {"hidden": 16}, marks=pytest.mark.long),
         ("pytext", "gpt", {"width": 16, "heads": 2, "layers": 1}),
     ],
 )

@@ -62,6 +62,7 @@ class DataParallel(Parallel):
     """
 
     equal_gradients = True
+    has_master_weights = True
 
     def bucket_ready(self, bucket: int) -> None:
         if self.overlap:
@@ -103,6 +104,7 @@ class DataParallel(Parallel):
 
     def load_slices(self, reader: SliceReader) -> None:
         load_replicated(self._model, self._with_optimizer(), reader, self._masters.of)
+        self._masters.settle()
 
 
 class RankMeans(DataParallel):

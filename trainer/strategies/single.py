@@ -65,6 +65,7 @@ class Single(Strategy):
 
     def load_slices(self, reader: SliceReader) -> None:
         load_replicated(self._model, self._optimizer, reader, self._masters.of)
+        self._masters.settle()
 
     def close(self) -> None:
         self._masters.close()
