@@ -3,9 +3,15 @@
 What DataParallel does with pycomm.Buckets, Zero does with these; a round is the same. With a `pool` only so
 many buckets have memory at a time: bucket k lies where bucket k - pool lay, once that one is reduced. A
 gradient that comes too early for that waits in memory of its own.
+
+Who waits for such memory waits for all ranks to launch the reduction. Where backward itself waits for others
+(ZeRO-3 gathers parameters in it), ranks that take different branches would wait for one another; `patience_s`
+is how long `put` waits before it lets the gradient, and flush() the bucket, have memory of its own.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +21,7 @@ from torch import Tensor
 import pycomm
 from pycomm import Communicator
 from trainer.layout import ShardLayout
+from trainer.pages import Pages
 
 
 class ScatterBuckets:
@@ -22,9 +29,10 @@ class ScatterBuckets:
 
     launch_when_full: reduce each bucket as soon as it and those before it are full, from within `put`; else
     flush() starts all. pool: how many buckets have memory at a time, if there are more. Full buckets have to
-    be launched then, `put` waits where it needs the memory of one in flight, and reductions go to memory
-    apart; else they end in place. nbytes: what all of this takes. Not thread-safe. Launches are collective:
-    every rank makes them in the same order.
+    be launched then, `put` waits where it needs the memory of one in flight, for `patience_s` if that is
+    given, and reductions go to memory apart; else they end in place. nbytes: what all of this takes. before_wait
+    is called in wait() when this rank has launched everything. Not thread-safe. Launches are collective: every
+    rank makes them in the same order.
     """
 
     def __init__(
@@ -35,11 +43,15 @@ class ScatterBuckets:
         codec: str | None,
         launch_when_full: bool,
         pool: int | None = None,
+        patience_s: float | None = None,
+        before_wait: Callable[[], None] = lambda: None,
     ) -> None:
         self.scale = 1.0
         self._comm = comm
         self._layout = layout
         self._codec = codec
+        self._patience_s = patience_s
+        self._before_wait = before_wait
         self._launch_when_full = launch_when_full or pool is not None
         self._count = len(layout.sizes)
         in_place = pool is None or pool >= self._count
@@ -50,6 +62,10 @@ class ScatterBuckets:
         if not in_place:
             self.parts = [torch.zeros_like(part) for part in self.parts]
             self.nbytes += sum(part.nbytes for part in self.parts)
+        self._slots = [0] * self._count  # how many, by bucket
+        for bucket, _, _ in layout.places:
+            self._slots[bucket] += 1
+        self._zeros: Pages | None = None
         self._last_works: list[pycomm.Work[Tensor]] = []
         self._begin()
 
@@ -59,13 +75,8 @@ class ScatterBuckets:
         """
         self._filled[slot] = 1
         bucket = self._layout.places[slot][0]
-        before = bucket - self._lanes
-        if before >= self._launched:
-            self._early[bucket].append((slot, gradient))
-        else:
-            if before >= 0:
-                self._works[before].wait()
-            self._copy(slot, gradient)
+        self._early[bucket].append((slot, gradient))
+        self._bring_in(bucket)
         self._advance()
         return self._full
 
@@ -75,12 +86,7 @@ class ScatterBuckets:
 
     def launch(self, bucket: int) -> None:
         """Starts the reduction of a bucket, the next in order, which is full. Does not block."""
-        part = self.parts[bucket]
-        work = self._comm.reduce_scatter_async(
-            self._flat[bucket], out=part, scale=self.scale, codec=self._codec
-        )
-        self._works.append(work)
-        self._launched += 1
+        self._launch(bucket, self._flat[bucket])
 
     def flush(self) -> None:
         """Zeroes the slots that nobody filled, launches what is not launched, and starts to reduce which
@@ -90,14 +96,21 @@ class ScatterBuckets:
             if not self._filled[slot]:
                 empty[bucket].append(slot)
         for bucket in range(self._launched, self._count):
-            self._make_room(bucket)
+            flat = self._flat[bucket]
+            if self._patience_s is not None and len(empty[bucket]) == self._slots[bucket]:
+                self._launch(bucket, self._nothing(flat))  # at once: others may wait for it
+                continue
+            if not self._bring_in(bucket):
+                flat = torch.zeros_like(flat)
+                self._copy_early(bucket, flat)
             for slot in empty[bucket]:
-                self._view(slot).fill(0)
-            self.launch(bucket)
+                self._view(slot, flat).fill(0)
+            self._launch(bucket, flat)
         self._used = self._comm.all_reduce_async(self._filled, op="max")
 
     def wait(self) -> None:
         """Blocks until the round is reduced; then the next may begin."""
+        self._before_wait()
         for work in self._works:
             work.wait()
         self._bits = [bool(bit) for bit in self._used.wait()]
@@ -139,9 +152,7 @@ class ScatterBuckets:
 
     def _begin(self) -> None:
         self._filled = np.zeros(len(self._layout.places), np.uint8)
-        self._missing = [0] * self._count  # slots to come, by bucket
-        for bucket, _, _ in self._layout.places:
-            self._missing[bucket] += 1
+        self._missing = list(self._slots)  # slots to come, by bucket
         self._early: list[list[tuple[int, Tensor]]] = [[] for _ in range(self._count)]
         self._full = 0  # buckets 0 … full-1 are full
         self._launched = 0
@@ -156,23 +167,46 @@ class ScatterBuckets:
                 self.launch(self._full - 1)
                 successor = self._full - 1 + self._lanes
                 if successor < self._count and self._early[successor]:
-                    self._make_room(successor)
+                    self._bring_in(successor)
 
-    def _make_room(self, bucket: int) -> None:
-        """Blocks until the bucket's memory is its own, and copies what waited for that. The bucket that lay
-        there before is launched."""
-        if bucket >= self._lanes:
-            self._works[bucket - self._lanes].wait()
+    def _launch(self, bucket: int, flat: Tensor) -> None:
+        self._works.append(
+            self._comm.reduce_scatter_async(
+                flat, out=self.parts[bucket], scale=self.scale, codec=self._codec
+            )
+        )
+        self._launched += 1
+
+    def _nothing(self, like: Tensor) -> Tensor:
+        """Zeros that nobody writes, so that they take no memory: the kernel has one page of them."""
+        if self._zeros is None:
+            self._zeros = Pages(max(flat.nbytes for flat in self._flat), torch.uint8)
+        return self._zeros.tensor[: like.nbytes].view(like.dtype)
+
+    def _bring_in(self, bucket: int) -> bool:
+        """Copies what waits for the bucket's memory there, if that is the bucket's own; blocks while the one
+        that lay there before is reduced. False if it is not launched, or patience has ended."""
+        before = bucket - self._lanes
+        if before >= self._launched:
+            return False
+        if before >= 0:
+            try:
+                self._works[before].wait(self._patience_s)
+            except pycomm.Timeout:
+                if not self._works[before].done():
+                    return False
+                raise
+        self._copy_early(bucket, self._flat[bucket])
+        return True
+
+    def _copy_early(self, bucket: int, flat: Tensor) -> None:
         for slot, gradient in self._early[bucket]:
-            self._copy(slot, gradient)
+            # NumPy's copy is memcpy, which for large blocks writes past the cache.
+            np.copyto(self._view(slot, flat), gradient.reshape(-1).view(torch.uint8).numpy())
+            self._missing[bucket] -= 1
         self._early[bucket] = []
 
-    def _copy(self, slot: int, gradient: Tensor) -> None:
-        # NumPy's copy is memcpy, which for large blocks writes past the cache.
-        np.copyto(self._view(slot), gradient.reshape(-1).view(torch.uint8).numpy())
-        self._missing[self._layout.places[slot][0]] -= 1
-
-    def _view(self, slot: int) -> npt.NDArray[np.uint8]:
-        bucket, offset, count = self._layout.places[slot]
-        view: npt.NDArray[np.uint8] = self._flat[bucket][offset : offset + count].view(torch.uint8).numpy()
+    def _view(self, slot: int, flat: Tensor) -> npt.NDArray[np.uint8]:
+        _, offset, count = self._layout.places[slot]
+        view: npt.NDArray[np.uint8] = flat[offset : offset + count].view(torch.uint8).numpy()
         return view
