@@ -3,10 +3,10 @@
 A block (trainer/blocks.py) is gathered before its forward and freed after it, and again around its backward,
 at the same addresses (trainer/gathering.py says in which order). The hooks here say when:
 
-    forward     of the model: a pass begins, the root is gathered; of a block: it is gathered, freed afterwards
-    backward    when a gradient reaches the output of the model a pass begins, and a block is gathered when one
-                reaches its own; it is freed when its parameters have their gradients and, if it has frozen
-                ones, its inputs theirs. Recomputing a forward (torch.utils.checkpoint) frees nothing.
+    forward   of the model: a pass begins, the root is gathered; of a block: it is gathered, freed afterwards
+    backward  when a gradient reaches the model's output a pass begins, and a block is gathered when one
+              reaches its own; it is freed when its parameters have their gradients and, if it has frozen
+              ones, its inputs theirs. Recomputing a forward (torch.utils.checkpoint) frees nothing.
 
 Freeing after backward counts as a change of the parameters to autograd, so that what would still read them is
 an error and no zero.
@@ -14,7 +14,7 @@ an error and no zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -67,14 +67,40 @@ def block_layout(members: Sequence[Members], slots: Sequence[Slot], ranks: int) 
     return shard_layout(places, ranks, ONE_BUCKET)
 
 
-def frozen_of(members: Sequence[Members]) -> list[tuple[int, nn.Parameter]]:
-    """The parameters that need no gradient and can be sharded, with the numbers of their blocks."""
-    return [
+def frozen_layout(
+    members: Sequence[Members], ranks: int
+) -> tuple[list[tuple[int, nn.Parameter]], ShardLayout]:
+    """The parameters that need no gradient and are sharded, with the numbers of their blocks; and buckets for
+    them, as above."""
+    frozen = [
         (index, parameter)
         for index, part in enumerate(members)
         for parameter in part.parameters
-        if not parameter.requires_grad and parameter.dtype in FLOATS
+        if is_sharded(parameter) and not parameter.requires_grad
     ]
+    places = [pycomm.Slot(parameter.numel(), parameter.dtype, block) for block, parameter in frozen]
+    return frozen, shard_layout(places, ranks, ONE_BUCKET)
+
+
+def is_sharded(parameter: nn.Parameter) -> bool:
+    """Frozen ones need not be numbers that can be sent, or be not-a-number."""
+    return parameter.requires_grad or parameter.dtype in FLOATS
+
+
+def block_nbytes(members: Sequence[Members], slots: Sequence[Slot], ranks: int) -> list[list[int]]:
+    """By block, the bytes of its flat buffers."""
+    block_of = {id(p): index for index, part in enumerate(members) for p in part.parameters}
+    trained = block_layout(members, slots, ranks)
+    frozen, layout = frozen_layout(members, ranks)
+    nbytes: list[list[int]] = [[] for _ in members]
+    for shards, owners in (
+        (trained, [block_of[id(slot.parameter)] for slot in slots]),
+        (layout, [block for block, _ in frozen]),
+    ):
+        for bucket, (size, dtype) in enumerate(zip(shards.sizes, shards.dtypes, strict=True)):
+            first = next(slot for slot, place in enumerate(shards.places) if place[0] == bucket)
+            nbytes[owners[first]].append(size * int(getattr(torch, dtype).itemsize))
+    return nbytes
 
 
 class BlockStore(Store):
@@ -97,11 +123,11 @@ class BlockStore(Store):
         self._parts: list[list[slice]] = [[] for _ in members]
         self._own: list[Tensor] = []  # by bucket of the layout
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
-        frozen = frozen_of(members)
+        frozen, layout = frozen_layout(members, comm.size)
         self.held = frozenset(id(p) for p in [*(slot.parameter for slot in slots), *(p for _, p in frozen)])
         self._frozen: list[tuple[nn.Parameter, Piece, Tensor]] = []
         self._take_trainable(members)
-        self._take_frozen(frozen)
+        self._take_frozen(frozen, layout)
         self._gathering = Gathering(alone, self._blocks)
         self._in_backward = False
         self._whole = False
@@ -173,15 +199,15 @@ class BlockStore(Store):
             self._whole = False
             self._let_go()
 
-    def whole_tensors(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    def whole(self, named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """One block is there at a time."""
         block_of = {id(parameter): block for block in self._blocks for parameter in block.parameters}
-        for name, parameter in sorted(model.named_parameters()):
-            block = block_of.get(id(parameter))
+        for name, tensor in named:
+            block = block_of.get(id(tensor))
             if block is not None and not block.held:
                 self._let_go()
                 self._gathering.need(block)
-            yield name, parameter
+            yield name, tensor
         if not self._whole:
             self._let_go()
 
@@ -229,9 +255,7 @@ class BlockStore(Store):
             self._parts[block].append(part)
             self._own.append(self._blocks[block].add(self.layout.sizes[bucket], part, parameters))
 
-    def _take_frozen(self, frozen: Sequence[tuple[int, nn.Parameter]]) -> None:
-        slots = [pycomm.Slot(parameter.numel(), parameter.dtype, block) for block, parameter in frozen]
-        layout = shard_layout(slots, self._comm.size, ONE_BUCKET)
+    def _take_frozen(self, frozen: Sequence[tuple[int, nn.Parameter]], layout: ShardLayout) -> None:
         own: list[Tensor] = []
         for bucket, size in enumerate(layout.sizes):
             part = layout.part(bucket, self._comm.rank)
@@ -264,7 +288,7 @@ class BlockStore(Store):
             for parameter in part.parameters:
                 if parameter.requires_grad:
                     self._hooks.append(
-                        parameter.register_post_accumulate_grad_hook(partial(self._arrived, use))
+                        parameter.register_post_accumulate_grad_hook(partial(self._arrived, use))  # type: ignore[no-untyped-call]
                     )
 
     def _unhook(self) -> None:
@@ -312,8 +336,8 @@ class BlockStore(Store):
         tensors = _with_gradient(outputs)
         if torch.is_grad_enabled() and use.trainable and not tensors and use.block.index:
             raise TrainerError(
-                f"block {use.block.name} has parameters to train, and returns no tensor that needs a gradient: "
-                "expected one, or a tuple, list or dict of such"
+                f"block {use.block.name} has parameters to train, and returns no tensor that needs a "
+                "gradient: expected one, or a tuple, list or dict of such"
             )
         if tensors:
             first = [True]
@@ -346,8 +370,8 @@ class BlockStore(Store):
         if not use.block.held:
             raise TrainerError(
                 f"the gradient of {self._names[id(parameter)]} was computed while its block, "
-                f"{use.block.name or 'the root'}, was not gathered: it is used without its module being called; "
-                "choose others by blocks="
+                f"{use.block.name or 'the root'}, was not gathered: it is used without its module being "
+                "called; choose others by blocks="
             )
         use.arrived += 1
         self._free_if_done(use)

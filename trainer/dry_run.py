@@ -20,6 +20,8 @@ import torch
 import pycomm
 from pycomm.buckets import layout
 from pycomm.testing import run_threads
+from trainer.block_store import block_layout
+from trainer.blocks import partition
 from trainer.config import FitConfig
 from trainer.errors import TrainerError
 from trainer.gradients import slots_of
@@ -51,17 +53,22 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
     run = run_threads(1, lambda comm: prepare(replicated, comm, ranks), timeout=LIMIT_S)[0]
     model, bucket_bytes = run.model, int(config.bucket_mb * 2**20)
     slots = slots_of(model, run.optimizer)
+    chosen = config.strategy_options.get("blocks")
     if config.strategy == "data_parallel":
         _, sizes, dtypes = layout([slot.place for slot in slots], bucket_bytes)
     else:
-        shards = shard_layout([slot.place for slot in slots], ranks, bucket_bytes)
+        blocks = partition(model, chosen) if config.strategy == "zero3" else None
+        places = [slot.place for slot in slots]
+        shards = block_layout(blocks, slots, ranks) if blocks else shard_layout(places, ranks, bucket_bytes)
         sizes, dtypes = shards.sizes, shards.dtypes
     state = state_bytes(maker(config.optimizer, config.lr, config.optimizer_options), slots)
     pool = config.strategy_options.get("pool", POOL)
     shared = config.strategy_options.get("share_params", False)
 
     def held(strategy: str, count: int) -> Held:
-        return estimate(strategy, model, slots, state, count, bucket_bytes, pool, shared=shared)
+        return estimate(
+            strategy, model, slots, state, count, bucket_bytes, pool, shared=shared, blocks=chosen
+        )
 
     payload = {codec: _payload_bytes(sizes, dtypes, codec) for codec in pycomm.info()["codecs"]}
     return {

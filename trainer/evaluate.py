@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -14,10 +14,17 @@ from trainer.data import Split, Task
 CHUNK = 1024  # samples, or tokens, in one forward
 
 
-def evaluate(model: nn.Module, task: Task, split: Split, comm: Communicator) -> dict[str, float | int]:
+def evaluate(
+    model: nn.Module,
+    task: Task,
+    split: Split,
+    comm: Communicator,
+    after_forward: Callable[[], None] = lambda: None,
+) -> dict[str, float | int]:
     """Loss and measures, each per sample or token, and their `count`. Collective, blocks.
 
-    All ranks get the same numbers; sums are added in float64.
+    All ranks get the same numbers; sums are added in float64. after_forward: called when this rank has made
+    its forwards, of which ranks make different numbers.
     """
     sums = torch.zeros(2 + len(task.measures), dtype=torch.float64)
     for outputs, expected in forwards(model, task, split, comm):
@@ -29,6 +36,7 @@ def evaluate(model: nn.Module, task: Task, split: Split, comm: Communicator) -> 
             ],
             dtype=torch.float64,
         )
+    after_forward()
     comm.all_reduce(sums)
     count, *rest = sums.tolist()
     values = {name: total / count for name, total in zip(("loss", *task.measures), rest, strict=True)}

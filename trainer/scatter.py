@@ -30,9 +30,9 @@ class ScatterBuckets:
     launch_when_full: reduce each bucket as soon as it and those before it are full, from within `put`; else
     flush() starts all. pool: how many buckets have memory at a time, if there are more. Full buckets have to
     be launched then, `put` waits where it needs the memory of one in flight, for `patience_s` if that is
-    given, and reductions go to memory apart; else they end in place. nbytes: what all of this takes. before_wait
-    is called in wait() when this rank has launched everything. Not thread-safe. Launches are collective: every
-    rank makes them in the same order.
+    given, and reductions go to memory apart; else they end in place. nbytes: what all of this takes.
+    before_wait is called in wait() when this rank has launched everything. Not thread-safe. Launches are
+    collective: every rank makes them in the same order.
     """
 
     def __init__(
@@ -171,9 +171,7 @@ class ScatterBuckets:
 
     def _launch(self, bucket: int, flat: Tensor) -> None:
         self._works.append(
-            self._comm.reduce_scatter_async(
-                flat, out=self.parts[bucket], scale=self.scale, codec=self._codec
-            )
+            self._comm.reduce_scatter_async(flat, out=self.parts[bucket], scale=self.scale, codec=self._codec)
         )
         self._launched += 1
 

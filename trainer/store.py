@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -74,11 +74,10 @@ class Store(ABC):
         self.wait()
         return nullcontext()
 
-    def whole_tensors(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        """All parameters in the order of their names, each whole until the next is asked for. Collective: all
-        ranks take all of them."""
+    def whole(self, named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """Tensors of the model, each whole until the next is asked for. Collective: all ranks take all."""
         self.wait()
-        return iter(sorted(model.named_parameters()))
+        return iter(named)
 
     @abstractmethod
     def load(self, model: nn.Module, reader: SliceReader) -> None:
@@ -102,7 +101,13 @@ class Replicas(Store):
     """
 
     def __init__(
-        self, comm: Communicator, model: nn.Module, layout: ShardLayout, slots: Sequence[Slot], *, shared: bool
+        self,
+        comm: Communicator,
+        model: nn.Module,
+        layout: ShardLayout,
+        slots: Sequence[Slot],
+        *,
+        shared: bool,
     ) -> None:
         self.layout = layout
         self.slots = slots
@@ -140,8 +145,8 @@ class Replicas(Store):
             self._comm.barrier()
 
     def after_step(self) -> None:
-        """Starts to give everyone this rank's parts and to get the others'. Buckets come in the order in which
-        a forward reads them."""
+        """Starts to give everyone this rank's parts and to get the others'. Buckets come in the order in
+        which a forward reads them."""
         if self._shared:
             self._gathering.append(self._comm.barrier_async())
         for bucket in () if self._shared else reversed(range(len(self._flat))):

@@ -62,6 +62,8 @@ class Strategy(ABC):
     # Whether all ranks hold the same gradients after synchronize(). Where they may not, a gradient that is
     # not finite is told to all by one more small all-gather in each step.
     equal_gradients: bool = False
+    # Whether no rank has the whole model between two steps.
+    sharded: bool = False
 
     def before_forward(self, batch: Batch | None) -> None:  # noqa: B027
         """Blocks until the parameters may be read. `batch` is None before an evaluation."""
@@ -94,6 +96,14 @@ class Strategy(ABC):
     @abstractmethod
     def step(self) -> None:
         """Updates the parameters; combines the gradients, or parameters, of all ranks if still to be done."""
+
+    def after_forward(self) -> None:  # noqa: B027
+        """This rank makes no more forwards before the next before_forward(). May communicate; blocks."""
+
+    def whole(self, named: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, Tensor]]:
+        """Tensors of the model between two steps, each whole until the next is asked for. All ranks call it,
+        with the same ones, and take all of them, where `sharded`."""
+        return named
 
     def memory(self) -> Held | None:
         """What this rank holds between two steps, measured; None where a strategy does not say."""

@@ -76,7 +76,9 @@ class Validation:
     def _evaluate(self, key: str, step: int) -> dict[str, Values]:
         name = SPLIT_OF[key]
         with trace_span("evaluate", step=step, split=name):
-            values = evaluate(self._model, self._dataset.task, self._dataset.splits()[name], self._comm)
+            split = self._dataset.splits()[name]
+            after = self._strategy.after_forward
+            values = evaluate(self._model, self._dataset.task, split, self._comm, after)
         check_evaluation(values, name, step)
         return {key: values}
 

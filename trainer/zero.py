@@ -4,8 +4,8 @@ state of that part alone.
 The method is that of Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter
 Models" (SC 2020): gradients are reduce-scattered instead of all-reduced, the owner of a part steps on it, and
 an all-gather gives it to the others. That is the traffic of data parallelism, and the optimizer's work is
-divided by the number of ranks. In stage 3 the all-gather is made twice, before forward and before backward, of
-a block of parameters at a time: half as much traffic again, and nobody holds all parameters.
+divided by the number of ranks. In stage 3 the all-gather is made twice, before forward and before backward,
+of a block of parameters at a time: half as much traffic again, and nobody holds all parameters.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Zero(Parallel):
 
     In stage 3 parameters are there while their block computes, and not-a-number otherwise. To read or change
     them, `with parallel.gathered():`, on all ranks; leaving the outer `with` block, or close(), makes them
-    whole again. A block's parameters are used by calling its module. Ranks may differ in the forwards they make,
-    but each forward needs all: a rank that makes fewer calls after_forward() before other collectives.
+    whole again. A block's parameters are used by calling its module. Ranks may differ in the forwards they
+    make, but each forward needs all: a rank that makes fewer calls after_forward() before other collectives.
 
     Args:
         stage: 1 keeps buckets for all gradients, and overlaps as DataParallel does. 2 keeps this rank's part
@@ -101,6 +101,7 @@ class Zero(Parallel):
         self._stepped = optimizer
         self._share_params = share_params
         self._stage = stage
+        self.sharded = stage == 3
         self._pool = pool
         self._choice = blocks
         self._depth = 0  # of steps within steps
@@ -154,13 +155,17 @@ class Zero(Parallel):
     def after_forward(self) -> None:
         self._store.finish()
 
+    def whole(self, named: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, Tensor]]:
+        return self._store.whole(named)
+
     def gathered(self) -> AbstractContextManager[None]:
         """Within it, the model has whole parameters; changes of them, the same on all ranks, stay. In stage 3
         collective, and no place for a step."""
         return self._store.gathered()
 
     def wait(self) -> None:
-        """Blocks until the parameters of the last step are everyone's; in stage 3, until a forward may begin."""
+        """Blocks until the parameters of the last step are everyone's. In stage 3 they are so in forwards and
+        gathered(), and this does nothing; but after an exception it makes them whole again, and is collective."""
         self._store.wait()
 
     def synchronize(self) -> None:
@@ -190,9 +195,8 @@ class Zero(Parallel):
         self._shards.load(self._model, reader)
 
     def check_parameters(self) -> None:
-        self.wait()
-        tensors = self._store.whole_tensors(self._model)
-        check_equal(hash_of(tensors), self._comm, "the model's parameters")
+        named = sorted(self._model.named_parameters())
+        check_equal(hash_of(self._store.whole(named)), self._comm, "the model's parameters")
 
     def close(self) -> None:
         """Blocks until parameters are everyone's; removes all hooks, and the optimizer has whole parameters
@@ -265,8 +269,8 @@ def check(
         raise TrainerError(f"blocks belong to stage 3, got stage {stage}")
     if stage > 1 and wire.overlap == "off":
         raise TrainerError(
-            f"stage {stage} reduces from within backward, to have its memory back: expected overlap auto or on, "
-            "got off"
+            f"stage {stage} reduces from within backward, to have its memory back: expected overlap auto or "
+            "on, got off"
         )
     if wire.grad_reduction != "global_mean":
         raise TrainerError(f"Zero: expected grad_reduction global_mean, got {wire.grad_reduction}")

@@ -57,7 +57,7 @@ def test_buckets_are_those_of_data_parallel() -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-@pytest.mark.parametrize("strategy", ["data_parallel", "zero1", "zero2"])
+@pytest.mark.parametrize("strategy", ["data_parallel", "zero1", "zero2", "zero3"])
 def test_memory_is_what_a_run_then_holds(strategy: str, ranks: int, tmp_path: Path) -> None:
     config = linear(
         strategy=strategy, bucket_mb=2000 / 2**20, steps=1, threads=1, out=tmp_path, global_batch=6,
@@ -74,10 +74,13 @@ def test_memory_is_what_a_run_then_holds(strategy: str, ranks: int, tmp_path: Pa
     assert 0 <= got["optimizer"] - expected["optimizer"] <= share + 4 * 8
     by_ranks = {held["ranks"]: held[strategy] for held in facts["held_by_ranks"]}
     assert by_ranks[ranks] == sum(expected.values())
-    p, g, s = {"data_parallel": (4, 4, 8), "zero1": (4, 4, 8 / ranks), "zero2": (4, 4 / ranks, 8 / ranks)}[
-        strategy
-    ]
-    assert memory["formula"] == pytest.approx(p + g + s)
+    formulas = {
+        "data_parallel": 4 + 4 + 8,
+        "zero1": 4 + 4 + 8 / ranks,
+        "zero2": 4 + 4 / ranks + 8 / ranks,
+        "zero3": 4 / ranks + 4 / ranks + 8 / ranks,
+    }
+    assert memory["formula"] == pytest.approx(formulas[strategy])
 
 
 @pytest.mark.parametrize("strategy", ["zero1", "zero2"])
@@ -118,7 +121,7 @@ def test_the_table_shows_what_json_holds() -> None:
         (["--dry_run", "--ranks", "0"], "ranks: expected 1 or more, got 0"),
         (
             ["--dry_run", "--strategy", "single"],
-            "knows what data_parallel, zero1, zero2 need, not strategy 'single'",
+            "knows what data_parallel, zero1, zero2, zero3 need, not strategy 'single'",
         ),
         (["--dry_run", "--data", "none"], "no data 'none'"),
         (["--dry_run=xml"], "xml"),

@@ -48,6 +48,7 @@ STAGES: dict[str, dict] = {
     "zero2, one buffer": {"stage": 2, "pool": 1},
     "zero1, shared": {"stage": 1, "share_params": True},
     "zero2, shared": {"stage": 2, "share_params": True},
+    "zero3": {"stage": 3},
 }
 State = dict[str, Tensor]
 
@@ -310,7 +311,7 @@ def test_a_parameter_that_no_rank_used_is_left_alone(stage: str) -> None:
 
 
 @pytest.mark.timeout(100)
-@pytest.mark.parametrize("strategy", ["zero1", "zero2"])
+@pytest.mark.parametrize("strategy", ["zero1", "zero2", "zero3"])
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_a_run_of_fit_is_that_of_one_process(strategy: str, size: int, tmp_path: Path) -> None:
     def losses(name: str, ranks: int) -> list[float]:

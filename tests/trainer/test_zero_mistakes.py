@@ -225,7 +225,7 @@ def test_mistakes_are_errors_and_not_wrong_gradients(mistake: Callable, message:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stage": 3}, "stage: expected 1 or 2, got 3"),
+        ({"stage": 4}, "stage: expected 1, 2 or 3, got 4"),
         ({"stage": 2, "pool": 0}, "pool: expected 1 bucket or more, got 0"),
         ({"stage": 2, "pool": 1.5}, "pool: expected 1 bucket or more, got 1.5"),
         ({"stage": 2, "pool": True}, "pool: expected 1 bucket or more, got True"),
