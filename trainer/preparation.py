@@ -57,8 +57,9 @@ class Run(Local):
     def save(self, path: Path, step: int, *, write: bool) -> None:
         """Writes the model, as it is after that step, on the rank that is to `write`. Collective where the
         model is in shards. Raises TrainerError."""
-        whole = self.strategy.whole
-        save_weights(path, self.model, step, self.data_sha256, whole=whole, write=write)
+        if write or self.strategy.sharded:
+            whole = self.strategy.whole
+            save_weights(path, self.model, step, self.data_sha256, whole=whole, write=write)
 
     def facts(self, config: FitConfig, step: int) -> dict[str, Any]:
         """What a checkpoint after that step says besides its tensors."""

@@ -164,8 +164,8 @@ class Zero(Parallel):
         return self._store.gathered()
 
     def wait(self) -> None:
-        """Blocks until the parameters of the last step are everyone's. In stage 3 they are so in forwards and
-        gathered(), and this does nothing; but after an exception it makes them whole again, and is collective."""
+        """Blocks until the parameters of the last step are everyone's. In stage 3 forwards and gathered() do
+        that; after an exception this makes parameters whole again, and is collective."""
         self._store.wait()
 
     def synchronize(self) -> None:

@@ -165,7 +165,7 @@ def test_a_second_run_keeps_no_weights_of_the_first(tmp_path: Path) -> None:
 def test_without_room_for_the_parameters_the_error_says_both(
     size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, *_: object) -> None:
+    def full(path: Path, *_: object, **__: object) -> None:
         raise TrainerError(f"cannot write {path}: No space left on device")
 
     monkeypatch.setattr(preparation, "save_weights", full)

@@ -199,6 +199,8 @@ def test_an_exception_behind_a_step_leaves_no_rank_with_half_of_it(stage: str, r
             assert all(torch.equal(stepped[name], now) for name, now in model.named_parameters())
         return stepped
 
+    if stage == "zero3" and read == "state_dict":
+        pytest.skip("is refused: test_zero3.py")
     gradients = oracle_gradients(original)
     for got in run_threads(3, rank):
         for name, parameter in original.named_parameters():
