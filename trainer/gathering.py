@@ -45,7 +45,12 @@ class Block:
         self._comm = comm
         self._pages: list[Pages] = []
         self._parameters: list[tuple[nn.Parameter, Tensor, Tensor]] = []
-        self._works: list[pycomm.Work[Tensor]] = []
+        self._coming: list[list[pycomm.Work[Tensor]]] = []  # gathers that nobody waited for
+
+    @property
+    def coming(self) -> bool:
+        """Whether a gather is on its way, which then is not to be lost."""
+        return bool(self._coming)
 
     @property
     def nbytes(self) -> int:
@@ -72,14 +77,16 @@ class Block:
 
     def start(self) -> None:
         """Starts to gather; does not block."""
-        for shard, pages in zip(self.shards, self._pages, strict=True):
-            self._works.append(self._comm.all_gather_async(shard, out=pages.tensor))
+        buffers = zip(self.shards, self._pages, strict=True)
+        self._coming.append(
+            [self._comm.all_gather_async(shard, out=pages.tensor) for shard, pages in buffers]
+        )
 
     def wait(self) -> None:
-        """Blocks until what was started is there."""
-        while self._works:
-            self._works[0].wait()
-            del self._works[0]  # not before: an interrupted wait is waited for again
+        """Blocks until what was started first is there."""
+        for work in self._coming[0]:
+            work.wait()
+        del self._coming[0]  # not before: an interrupted wait is waited for again
 
     def hold(self) -> None:
         """The parameters may be read."""
@@ -88,10 +95,11 @@ class Block:
             parameter.data = whole
 
     def free(self) -> None:
+        """The parameters may not be read. The memory stays if a gather is on its way."""
         self.held = False
         for parameter, _, nothing in self._parameters:
             parameter.data = nothing
-        for pages in self._pages:
+        for pages in () if self._coming else self._pages:
             pages.release()
 
     def keep_changes(self, parts: Sequence[slice]) -> None:
@@ -161,9 +169,10 @@ class Gathering:
         self._order.append(block.index)
 
     def free(self, block: Block) -> None:
-        """Gives the block's memory back."""
+        """The block is no longer used."""
         block.free()
-        self._resident.discard(block.index)
+        if not block.coming:
+            self._resident.discard(block.index)
 
     def drain(self) -> None:
         """Takes part in what the pass still gathers, without using it. Blocks."""
