@@ -245,7 +245,9 @@ def test_an_interrupted_step_leaves_the_parameters_before_it(tmp_path: Path) -> 
 
 def test_an_interrupt_before_the_first_step_says_so(tmp_path: Path) -> None:
     def rank(comm: Communicator) -> str:
-        nothing = LastGood(tmp_path / "x", nn.Linear(1, 1), comm, Apart(), lambda *_: pytest.fail("saved"))
+        model = nn.Linear(1, 1)
+        strategy = Apart(model, comm, torch.optim.SGD(model.parameters()), None)
+        nothing = LastGood(tmp_path / "x", model, comm, strategy, lambda *_, **__: pytest.fail("saved"))
         with pytest.raises(KeyboardInterrupt) as caught, nothing:
             raise KeyboardInterrupt
         return str(caught.value)
