@@ -20,7 +20,7 @@ import torch
 import pycomm
 from pycomm.buckets import layout
 from pycomm.testing import run_threads
-from trainer.block_store import block_layout
+from trainer.block_layout import block_layout
 from trainer.blocks import partition
 from trainer.config import FitConfig
 from trainer.errors import TrainerError

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pycomm import Communicator
 from pycomm.buckets import layout
-from trainer.block_store import block_layout, block_nbytes, is_sharded
+from trainer.block_layout import block_layout, block_nbytes, is_sharded
 from trainer.blocks import Choice, gathered_at_once, partition
 from trainer.gradients import Slot
 from trainer.layout import shard_layout

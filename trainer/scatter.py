@@ -154,6 +154,7 @@ class ScatterBuckets:
         self._filled = np.zeros(len(self._layout.places), np.uint8)
         self._missing = list(self._slots)  # slots to come, by bucket
         self._early: list[list[tuple[int, Tensor]]] = [[] for _ in range(self._count)]
+        self._late: set[int] = set()  # buckets that were waited for once
         self._full = 0  # buckets 0 … full-1 are full
         self._launched = 0
         self._works: list[pycomm.Work[Tensor]] = []
@@ -189,11 +190,12 @@ class ScatterBuckets:
             return False
         if before >= 0:
             try:
-                self._works[before].wait(self._patience_s)
+                self._works[before].wait(0 if bucket in self._late else self._patience_s)
             except pycomm.Timeout:
-                if not self._works[before].done():
-                    return False
-                raise
+                if self._works[before].done():  # the reduction's own deadline
+                    raise
+                self._late.add(bucket)
+                return False
         self._copy_early(bucket, self._flat[bucket])
         return True
 

@@ -265,6 +265,8 @@ def check(
         raise TrainerError(f"share_params: expected true or false, got {share_params!r}")
     if share_params and stage == 3:
         raise TrainerError("share_params: stage 3 has no copy of the parameters to share; expected false")
+    if isinstance(blocks, str):
+        raise TrainerError(f"blocks: expected a list, got {blocks!r}")
     if blocks is not None and stage != 3:
         raise TrainerError(f"blocks belong to stage 3, got stage {stage}")
     if stage > 1 and wire.overlap == "off":

@@ -350,6 +350,7 @@ def test_blocks_may_be_chosen(chosen: object) -> None:
     ("options", "message"),
     [
         ({"stage": 2, "blocks": ["Linear"]}, "blocks belong to stage 3, got stage 2"),
+        ({"stage": 3, "blocks": "Linear"}, "blocks: expected a list, got 'Linear'"),
         ({"stage": 3, "share_params": True}, "stage 3 has no copy of the parameters to share"),
         ({"stage": 3, "overlap": "off"}, "stage 3 reduces from within backward"),
         ({"stage": 3, "blocks": ["Conv2d"]}, r"expected classes of the model's modules, got \['Conv2d'\]"),

@@ -35,7 +35,7 @@ class Awkward(nn.Module):
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("stage", [1, 2, 3])
 def test_awkward_parameters_step_as_in_one_process(stage: int, size: int) -> None:
     def rank(comm: Communicator) -> dict:
         model = copy.deepcopy(original)
@@ -207,7 +207,7 @@ def replace(parallel: Zero, model: nn.Module, stepping: torch.optim.Optimizer) -
         (replace, "the gradient of 0.weight changed between backward and its reduction"),
     ],
 )
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("stage", [1, 2, 3])
 def test_mistakes_are_errors_and_not_wrong_gradients(mistake: Callable, message: str, stage: int) -> None:
     def rank(comm: Communicator) -> None:
         model = small_model()
