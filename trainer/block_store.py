@@ -1,52 +1,28 @@
 """Parameters of which each rank has a part, and all of them only while they are used (ZeRO-3).
 
 A block (trainer/blocks.py) is gathered before its forward and freed after it, and again around its backward,
-at the same addresses (trainer/gathering.py says in which order). The hooks here say when:
-
-    forward   of the model: a pass begins, the root is gathered; of a block: it is gathered, freed afterwards
-    backward  when a gradient reaches the model's output a pass begins, and a block is gathered when one
-              reaches its own; it is freed when its parameters have their gradients and, if it has frozen
-              ones, its inputs theirs. Recomputing a forward (torch.utils.checkpoint) frees nothing.
-
-Freeing after backward counts as a change of the parameters to autograd, so that what would still read them is
-an error and no zero.
+at the same addresses. trainer/block_hooks.py says when, trainer/gathering.py in which order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from pycomm import Communicator
+from trainer.block_hooks import BlockHooks
 from trainer.block_layout import block_layout, frozen_layout
 from trainer.blocks import Members
 from trainer.checkpoint.slices import MODEL, Slice, SliceReader, model_tensors, read_whole
 from trainer.errors import TrainerError
-from trainer.gathering import BACKWARD, DONE, FORWARD, WHOLE, Block, Gathering
+from trainer.gathering import DONE, WHOLE, Block, Gathering
 from trainer.gradients import Slot
 from trainer.layout import Piece, ShardLayout
 from trainer.store import Store
-
-
-@dataclass
-class _Use:
-    """What backward still has to do with a block. `forwards`: those of this round that have a graph."""
-
-    block: Block
-    module: nn.Module
-    trainable: int
-    frozen: bool
-    forwards: int = 0
-    pending: int = 0  # of these, whose backward has not begun
-    arrived: int = 0  # gradients of parameters
-    inputs: set[object] = field(default_factory=set)  # that have no gradient yet
 
 
 class BlockStore(Store):
@@ -75,19 +51,11 @@ class BlockStore(Store):
         self._take_trainable(members)
         self._take_frozen(frozen, layout)
         self._gathering = Gathering(alone, self._blocks)
-        self._in_backward = False
+        self._hooks = BlockHooks(model, members, self._blocks, self._gathering, self._names)
+        self._state_dict_hook = model.register_state_dict_pre_hook(self._before_state_dict)  # type: ignore[no-untyped-call]
+        self._forward_hook: Any = None  # of the model that was left
+        self._restored = False
         self._whole = False
-        self._left = False
-        self._uses = [
-            _Use(
-                block,
-                part.module,
-                sum(parameter.requires_grad for parameter in part.parameters),
-                not all(parameter.requires_grad for parameter in part.parameters),
-            )
-            for block, part in zip(self._blocks, members, strict=True)
-        ]
-        self._hook(members)
 
     @property
     def nbytes(self) -> int:
@@ -108,7 +76,7 @@ class BlockStore(Store):
         return self._own[piece.bucket][start : start + piece.count]
 
     def before_step(self) -> None:
-        if self._whole:
+        if self._hooks.paused:
             raise TrainerError("optimizer.step() within gathered(): leave the block first")
 
     def after_step(self) -> None:
@@ -116,34 +84,33 @@ class BlockStore(Store):
 
     def wait(self) -> None:
         """Nothing, but after the store was left: then the model gets its parameters. Collective then."""
-        if self._left and self._hooks:
+        if self._forward_hook is not None:
             self.restore()
 
     def finish(self) -> None:
-        if self._whole or not self._hooks:
-            return
-        self._let_go()
-        self._in_backward = False
-        for use in self._uses:
-            use.forwards = use.pending = use.arrived = 0
-            use.inputs.clear()
-        self._gathering.begin(DONE)
+        if not self._hooks.paused:
+            self._hooks.end_round()
+            self._gathering.begin(DONE)
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """Within it the model has whole parameters. Changes, the same on all ranks, stay. Collective."""
-        if self._whole or not self._hooks:
+        self.wait()
+        if self._hooks.paused:
             yield
             return
-        self._all()
-        self._whole = True
+        self._gathering.let_go()
+        self._gathering.begin(WHOLE)
+        for block in self._blocks:
+            self._gathering.need(block)
+        self._hooks.paused = self._whole = True
         try:
             yield
         finally:
             for block, parts in zip(self._blocks, self._parts, strict=True):
                 block.keep_changes(parts)
-            self._whole = False
-            self._let_go()
+            self._hooks.paused = self._whole = False
+            self._gathering.let_go()
 
     def whole(self, named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """One block is there at a time."""
@@ -151,11 +118,11 @@ class BlockStore(Store):
         for name, tensor in named:
             block = block_of.get(id(tensor))
             if block is not None and not block.held:
-                self._let_go()
+                self._gathering.let_go()
                 self._gathering.need(block)
             yield name, tensor
         if not self._whole:
-            self._let_go()
+            self._gathering.let_go()
 
     def frozen(self) -> Iterator[Slice]:
         for parameter, piece, own in self._frozen:
@@ -163,7 +130,7 @@ class BlockStore(Store):
 
     def load(self, model: nn.Module, reader: SliceReader) -> None:
         """Of the parameters, this rank's elements alone."""
-        self._let_go()
+        self._gathering.let_go()
         for piece in self.layout.pieces(self._comm.rank):
             reader.read(MODEL + self.slots[piece.slot].name, self.own(piece), piece.start)
         for part in self.frozen():
@@ -174,19 +141,28 @@ class BlockStore(Store):
                 read_whole(reader, name, tensor)
 
     def restore(self) -> None:
-        if not self._hooks:
+        if self._restored:
             return
-        self._let_go()
+        self._gathering.let_go()
         self._gathering.begin(WHOLE)
         for block in self._blocks:
             self._gathering.need(block)
             block.leave()
             self._gathering.free(block)
+        # A graph from before would read memory that is gone.
         torch.autograd.graph.increment_version([slot.parameter for slot in self.slots])
-        self._unhook()
+        self._hooks.remove()
+        self._state_dict_hook.remove()
+        if self._forward_hook is not None:
+            self._forward_hook.remove()
+            self._forward_hook = None
+        self._restored = True
 
     def leave(self) -> None:
-        self._left = True
+        """After an exception, the parameters are still in parts: the next forward brings them."""
+        if not self._restored:
+            self._hooks.remove()
+            self._forward_hook = self._model.register_forward_pre_hook(self._restore_before, prepend=True)
 
     # ---- how parameters come in
 
@@ -215,140 +191,14 @@ class BlockStore(Store):
             data = own[piece.bucket][start : start + piece.count]
             self._frozen.append((frozen[piece.slot][1], piece, data))
 
-    # ---- when they are there
+    # ---- hooks
 
-    def _hook(self, members: Sequence[Members]) -> None:
-        self._hooks: list[Any] = [
-            self._model.register_forward_pre_hook(self._before_model, prepend=True),
-            self._model.register_forward_hook(self._after_model),
-            self._model.register_state_dict_pre_hook(self._before_state_dict),  # type: ignore[no-untyped-call]
-        ]
-        for use, part in zip(self._uses, members, strict=True):
-            if use.block.index:
-                self._hooks.append(
-                    part.module.register_forward_pre_hook(
-                        partial(self._before_block, use), with_kwargs=True, prepend=True
-                    )
-                )
-                self._hooks.append(part.module.register_forward_hook(partial(self._after_block, use)))
-            for parameter in part.parameters:
-                if parameter.requires_grad:
-                    self._hooks.append(
-                        parameter.register_post_accumulate_grad_hook(partial(self._arrived, use))  # type: ignore[no-untyped-call]
-                    )
-
-    def _unhook(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
-
-    def _before_model(self, *_: object) -> None:
-        if self._left:
-            self.restore()
-        elif not self._whole:
-            self._let_go()
-            self._in_backward = False
-            self._gathering.begin(FORWARD)
-            self._gathering.need(self._blocks[0])
-
-    def _after_model(self, _: nn.Module, __: object, outputs: Any) -> None:
-        if self._whole or not self._hooks:
-            return
-        self._gathering.drain()
-        graph = self._outputs(self._uses[0], outputs)
-        if not graph:
-            self._gathering.free(self._blocks[0])
-
-    def _before_block(self, use: _Use, _: nn.Module, args: Any, kwargs: Any) -> None:
-        if self._whole or not self._hooks:
-            return
-        self._gathering.need(use.block)
-        # In a recomputation these hooks fire only if the forward itself had no graph.
-        if use.frozen and torch.is_grad_enabled() and not (self._in_backward and use.forwards):
-            for tensor in _with_gradient((args, kwargs)):
-                token = object()
-                use.inputs.add(token)
-                tensor.register_hook(partial(self._input_done, use, token))
-
-    def _after_block(self, use: _Use, _: nn.Module, __: object, outputs: Any) -> None:
-        if self._whole or not self._hooks:
-            return
-        self._outputs(use, outputs)
-        if not self._in_backward:
-            self._gathering.free(use.block)
-
-    def _outputs(self, use: _Use, outputs: Any) -> bool:
-        """Makes the block come back when a gradient reaches its outputs; whether one can."""
-        tensors = _with_gradient(outputs)
-        if torch.is_grad_enabled() and use.trainable and not tensors and use.block.index:
-            raise TrainerError(
-                f"block {use.block.name} has parameters to train, and returns no tensor that needs a "
-                "gradient: expected one, or a tuple, list or dict of such"
-            )
-        if tensors:
-            first = [True]
-            if not self._in_backward:
-                use.forwards += 1
-                use.pending += 1
-            counted = not self._in_backward
-            for tensor in tensors:
-                tensor.register_hook(partial(self._output_reached, use, first, counted))
-        return bool(tensors)
-
-    def _output_reached(self, use: _Use, first: list[bool], counted: bool, _: Tensor) -> None:
-        if self._whole or not self._hooks:
-            return
-        if not self._in_backward:
-            self._in_backward = True
-            self._gathering.begin(BACKWARD)
-        self._gathering.need(use.block)
-        if first[0] and counted:
-            use.pending -= 1
-        first[0] = False
-
-    def _input_done(self, use: _Use, token: object, _: Tensor) -> None:
-        use.inputs.discard(token)
-        self._free_if_done(use)
-
-    def _arrived(self, use: _Use, parameter: Tensor) -> None:
-        if self._whole or not self._hooks:
-            return
-        if not use.block.held:
-            raise TrainerError(
-                f"the gradient of {self._names[id(parameter)]} was computed while its block, "
-                f"{use.block.name or 'the root'}, was not gathered: it is used without its module being "
-                "called; choose others by blocks="
-            )
-        use.arrived += 1
-        self._free_if_done(use)
-
-    def _free_if_done(self, use: _Use) -> None:
-        if self._in_backward and use.block.held and use.arrived >= use.trainable and not use.inputs:
-            if not use.block.index and use.frozen:
-                return  # of the root's inputs nothing is known
-            use.arrived = 0
-            if not use.pending:
-                torch.autograd.graph.increment_version(use.block.parameters)
-            self._gathering.free(use.block)
+    def _restore_before(self, *_: object) -> None:
+        self.restore()
 
     def _before_state_dict(self, _: nn.Module, __: str, keep_vars: bool) -> None:
-        if not self._whole and not keep_vars:
+        if not keep_vars and not self._whole:
             raise TrainerError(
                 "state_dict() of parameters that are in shards: call it within `with parallel.gathered():`, "
                 "on all ranks"
             )
-
-    def _all(self) -> None:
-        self._let_go()
-        self._gathering.begin(WHOLE)
-        for block in self._blocks:
-            self._gathering.need(block)
-
-    def _let_go(self) -> None:
-        for block in self._blocks:
-            if block.held:
-                self._gathering.free(block)
-
-
-def _with_gradient(values: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.requires_grad]

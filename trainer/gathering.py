@@ -174,6 +174,12 @@ class Gathering:
         if not block.coming:
             self._resident.discard(block.index)
 
+    def let_go(self) -> None:
+        """No block is used any more."""
+        for block in self._blocks:
+            if block.held:
+                self.free(block)
+
     def drain(self) -> None:
         """Takes part in what the pass still gathers, without using it. Blocks."""
         self._pass_by(len(self._sequence))
