@@ -171,15 +171,11 @@ class BlockHooks:
         self._free_if_done(use)
 
     def _free_if_done(self, use: _Use) -> None:
-        if (
-            self._in_backward
-            and not self.paused
-            and use.block.held
-            and use.arrived >= use.trainable
-            and not use.inputs
-        ):
-            if not use.block.index and use.frozen:
-                return  # of the root's inputs nothing is known
+        if self.paused or not self._in_backward or not use.block.held:
+            return
+        if not use.block.index and use.frozen:
+            return  # of the root's inputs nothing is known
+        if use.arrived >= use.trainable and not use.inputs:
             use.arrived = 0
             if not use.pending:
                 torch.autograd.graph.increment_version(use.block.parameters)

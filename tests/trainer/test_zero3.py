@@ -14,7 +14,7 @@ import pytest
 import torch
 from one_process import COUNT, Branches, batch, part, summed_loss
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from pycomm import Communicator
 from pycomm.testing import run_threads
@@ -122,6 +122,33 @@ def test_blocks_that_are_computed_again_in_backward(reentrant: bool, pool: int) 
     assert_as_stage_2(3, lambda: Deep(checkpointed(reentrant)), steps, pool=pool)
 
 
+def test_blocks_that_are_computed_again_to_their_end() -> None:
+    """Otherwise torch stops where the last saved tensor is there, before the block returns."""
+    with set_checkpoint_early_stop(False):
+        assert_as_stage_2(2, lambda: Deep(checkpointed(False)), steps)
+
+
+class Mixed(nn.Module):
+    """Two dtypes, and a parameter that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.high = nn.Linear(8, 8, dtype=torch.bfloat16), nn.Linear(8, 8, dtype=torch.float64)
+        self.unused = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.high(self.low(x.bfloat16()).double()).float()
+
+
+def test_a_block_of_several_dtypes() -> None:
+    def make() -> nn.Module:
+        model = Deep()
+        model.blocks = nn.ModuleList([Mixed(), Mixed()])
+        return model
+
+    assert_as_stage_2(2, make, steps)
+
+
 class Adapted(nn.Module):
     """A frozen matrix, and a trained one of low rank beside it whose gradient is there first."""
 
@@ -146,8 +173,13 @@ def adapted(calls: Callable[[nn.Module, Tensor], Tensor] = lambda block, x: bloc
 def test_frozen_parameters_are_there_until_the_inputs_have_their_gradients(
     reentrant: bool | None, size: int
 ) -> None:
+    def held(*arguments: object) -> int:
+        steps(*arguments)
+        return arguments[0].memory().parameters
+
     make = adapted if reentrant is None else lambda: adapted(checkpointed(reentrant))
     assert_as_stage_2(size, make, steps)
+    assert run(size, 3, make, held)[0][0] == run(size, 3, adapted, held)[0][0]
 
 
 def test_frozen_parameters_are_in_shards_too() -> None:
