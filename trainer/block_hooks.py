@@ -77,7 +77,7 @@ class BlockHooks:
             for parameter in part.parameters:
                 if parameter.requires_grad:
                     arrived = partial(self._arrived, use)
-                    self._handles.append(parameter.register_post_accumulate_grad_hook(arrived))
+                    self._handles.append(parameter.register_post_accumulate_grad_hook(arrived))  # type: ignore[no-untyped-call]
 
     def end_round(self) -> None:
         """Nothing is used any more, and no graph is waiting for its backward."""
@@ -116,7 +116,7 @@ class BlockHooks:
             for tensor in _with_gradient((args, kwargs)):
                 token = object()
                 use.inputs.add(token)
-                tensor.register_hook(partial(self._input_done, use, token))
+                tensor.register_hook(partial(self._input_done, use, token))  # type: ignore[no-untyped-call]
 
     def _after_block(self, use: _Use, _: nn.Module, __: object, outputs: Any) -> None:
         if self.paused:
@@ -140,7 +140,7 @@ class BlockHooks:
                 use.pending += 1
             counted = not self._in_backward
             for tensor in tensors:
-                tensor.register_hook(partial(self._output_reached, use, first, counted))
+                tensor.register_hook(partial(self._output_reached, use, first, counted))  # type: ignore[no-untyped-call]
         return bool(tensors)
 
     def _output_reached(self, use: _Use, first: list[bool], counted: bool, _: Tensor) -> None:

@@ -1,5 +1,5 @@
-"""The trainer's Zero, stages 1 to 3. Options: a codec; `overlap=on`, `overlap=off` or `overlap=auto`; of stages
-1 and 2 `share`, one copy of the parameters for all ranks."""
+"""The trainer's Zero, stages 1 to 3. Options: a codec; `overlap=on`, `overlap=off` or `overlap=auto`; of
+stages 1 and 2 `share`, one copy of the parameters for all ranks."""
 
 from __future__ import annotations
 

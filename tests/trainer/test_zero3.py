@@ -146,7 +146,9 @@ def test_a_block_of_several_dtypes() -> None:
         model.blocks = nn.ModuleList([Mixed(), Mixed()])
         return model
 
-    assert_as_stage_2(2, make, steps)
+    # A divisor that is a power of two: others round bfloat16 as its owner does, who is another in stage 2.
+    got, expected = (run(2, stage, make, steps, global_count=8) for stage in (3, 2))
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
 class Adapted(nn.Module):
