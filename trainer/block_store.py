@@ -52,7 +52,7 @@ class BlockStore(Store):
         self._take_frozen(frozen, layout)
         self._gathering = Gathering(alone, self._blocks)
         self._hooks = BlockHooks(model, members, self._blocks, self._gathering, self._names)
-        self._state_dict_hook: Any = model.register_state_dict_pre_hook(self._before_state_dict)
+        self._state_dict_hook: Any = model.register_state_dict_pre_hook(self._before_state_dict)  # type: ignore[no-untyped-call]
         self._forward_hook: Any = None  # of the model that was left
         self._restored = False
         self._whole = False
@@ -64,7 +64,7 @@ class BlockStore(Store):
         return parts + self._gathering.most_nbytes
 
     @property
-    def waited_s(self) -> float:  # type: ignore[override]
+    def waited_s(self) -> float:
         return self._gathering.waited_s
 
     @waited_s.setter

@@ -20,11 +20,12 @@ from torch import Tensor
 
 import pycomm
 from pycomm import Communicator
+from pycomm.buckets import LastRound
 from trainer.layout import ShardLayout
 from trainer.pages import Pages
 
 
-class ScatterBuckets:
+class ScatterBuckets(LastRound):
     """The gradients' flat buffers, as GradientBuckets fills them, and `parts`: this rank's part of each.
 
     launch_when_full: reduce each bucket as soon as it and those before it are full, from within `put`; else
@@ -66,7 +67,6 @@ class ScatterBuckets:
         for bucket, _, _ in layout.places:
             self._slots[bucket] += 1
         self._zeros: Pages | None = None
-        self._last_works: list[pycomm.Work[Tensor]] = []
         self._begin()
 
     def put(self, slot: int, gradient: Tensor) -> int:
@@ -120,21 +120,6 @@ class ScatterBuckets:
     def used_bits(self) -> list[bool]:
         """By slot: whether any rank filled it in the last round."""
         return self._bits
-
-    @property
-    def submitted_s(self) -> list[float]:
-        """When each bucket of the last round was launched, on the clock of time.monotonic()."""
-        return [work.submitted_s for work in self._last_works]
-
-    @property
-    def finished_s(self) -> list[float]:
-        """When each bucket of the last round was reduced, on the same clock."""
-        return [work.finished_s for work in self._last_works]
-
-    @property
-    def bytes_sent(self) -> int:
-        """Payload bytes that this rank sent in the last round."""
-        return sum(work.bytes_sent for work in self._last_works)
 
     def _allocate(self, layout: ShardLayout) -> tuple[list[Tensor], list[Tensor]]:
         """The memory of the lanes, in bytes, and each bucket in its lane: bucket k in lane k % lanes."""

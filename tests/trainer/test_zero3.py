@@ -195,8 +195,11 @@ def test_frozen_parameters_are_in_shards_too() -> None:
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_ranks_that_take_different_branches_wait_for_each_other_and_for_nothing_else(size: int) -> None:
+def test_ranks_that_take_different_branches_wait_for_each_other_and_for_nothing_else(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In number and in order, and from step to step."""
+    monkeypatch.setattr("trainer.zero.PATIENCE_S", 0.02)
     routes = [[(0, 1), (2,), ()], [(2, 1, 0), (0, 1, 2), (1,)], [(0, 2), (1,), (1, 0)], [(2,), (2,), (2,)]]
 
     def branching(_: Zero, model: nn.Module, stepping: torch.optim.Optimizer, comm: Communicator) -> None:
@@ -404,7 +407,7 @@ def test_memory_is_the_parts_and_the_blocks_that_are_there_at_a_time() -> None:
         stepping = torch.optim.Adam(model.parameters())
         with Zero(model, comm, stepping, stage=3) as parallel:
             for _ in range(2):
-                summed_loss(model, torch.ones(2, 64), torch.ones(2, 64)).backward()
+                summed_loss(model, torch.full((2, 64), comm.rank + 1.0), torch.ones(2, 64)).backward()
                 stepping.step()
                 stepping.zero_grad()
             held = parallel.memory()
