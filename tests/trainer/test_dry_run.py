@@ -106,6 +106,27 @@ def test_payload_and_traffic_follow_the_codec() -> None:
     assert facts["ring_stages"] == 8
 
 
+@pytest.mark.parametrize(
+    ("strategy", "options", "gathered", "stages"),
+    [
+        ("zero1", {}, 1, 8),
+        ("zero2", {"share_params": True}, 0, 4),
+        ("zero3", {}, 1, 12),  # all of it is the root, which is gathered once
+        ("zero3", {"blocks": ["Linear"]}, 2, 12),
+    ],
+)
+def test_gathered_parameters_have_no_codec(strategy: str, options: dict, gathered: int, stages: int) -> None:
+    name = "linear" if "blocks" not in options else "mlp"
+    config = linear(strategy=strategy, strategy_options=options)
+    config.model, config.model_options = name, {"hidden": []} if name == "mlp" else {}
+    facts = needs(config, 5)
+    (bucket,) = facts["buckets"]
+    traffic = facts["ring_bytes_per_rank"]
+    assert traffic["fp16"] == pytest.approx(4 / 5 * bucket["bytes"] * (0.5 + gathered))
+    assert traffic["none"] == pytest.approx(4 / 5 * bucket["bytes"] * (1 + gathered))
+    assert facts["ring_stages"] == stages
+
+
 def test_the_table_shows_what_json_holds() -> None:
     table, facts = dry_run(linear(), 3), json.loads(dry_run(linear(), 3, "json"))
     assert facts == needs(linear(), 3)
