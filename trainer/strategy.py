@@ -17,8 +17,9 @@ The loop in train.py calls, for every step:
 and `bucket_ready(k)` comes from within backward when the gradients of bucket k are in place, if the
 strategy has buckets (gradients.py).
 
-Between two steps a strategy whose runs can be saved is asked for its slices of parameters and optimizer
-state (checkpoint/slices.py), and before the first step of a resumed run it is given a reader of others'.
+Around an evaluation it calls before_forward(None) and after_forward(). Between two steps a strategy whose
+runs can be saved is asked for its slices of parameters and optimizer state (checkpoint/slices.py), and before
+the first step of a resumed run it is given a reader of others'.
 """
 
 from __future__ import annotations

@@ -9,16 +9,19 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from one_process import COUNT, Branches, batch, part, summed_loss
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from pycomm import Communicator
 from pycomm.testing import run_threads
 from trainer import TrainerError, Zero
+from trainer.weights import save_weights
 
 State = dict[str, Tensor]
 Body = Callable[[Zero, nn.Module, torch.optim.Optimizer, Communicator], object]
@@ -322,6 +325,24 @@ def test_what_is_changed_in_gathered_stays() -> None:
 
     for _, after in run(3, 3, adapted, change):
         assert all(bool((value == 0.5).all()) for value in after.values())
+
+
+def test_weights_are_written_block_by_block_and_where_that_fails_no_other_rank_waits(tmp_path: Path) -> None:
+    def save(parallel: Zero, model: nn.Module, stepping: torch.optim.Optimizer, comm: Communicator) -> int:
+        steps(parallel, model, stepping, comm)
+        before = parallel.memory().parameters
+        if comm.rank == 1:
+            with pytest.raises(TrainerError, match="cannot write"):
+                save_weights(tmp_path / "file" / "w", model, 1, whole=parallel.whole)
+        else:
+            save_weights(tmp_path / "file" / "w", model, 1, whole=parallel.whole, write=False)
+        save_weights(tmp_path / "w", model, 4, whole=parallel.whole, write=comm.rank == 1)
+        return parallel.memory().parameters - before
+
+    (tmp_path / "file").touch()
+    for more, state in run(3, 3, Deep, save):
+        assert more == 0
+        torch.testing.assert_close(load_file(tmp_path / "w"), dict(state), rtol=0, atol=0)
 
 
 def test_an_exception_in_a_forward_of_all_ranks_leaves_a_model_that_goes_on() -> None:
