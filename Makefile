@@ -73,7 +73,7 @@ bench: $(VENV)/.dev compile ## time collectives and training steps beside their 
 	  --seconds 1 --json bench/results/all_reduce_over_mpi.json
 	$(LAUNCH) -n 2 $(BENCH) training --impl none,pycomm,pycomm:overlap=on,pycomm+fp16,ddp-pycomm,ddp-gloo,ddp-gloo:view,ddp-gloo-fp16 \
 	  --seconds 40 --json bench/results/training.json
-	$(LAUNCH) -n 2 $(BENCH) training --optimizer adam --impl none,pycomm,zero1,zero1+share,zero2,ddp-gloo+zeroredundancy \
+	$(LAUNCH) -n 2 $(BENCH) training --optimizer adam --impl none,pycomm,zero1,zero1+share,zero2,zero3,ddp-gloo+zeroredundancy \
 	  --seconds 40 --json bench/results/training_adam.json
 	@for layout in "2 1" "2 2" "4 1" "4 2"; do set -- $$layout; \
 	  $(RUN) $(BENCH) network --hosts $$1 --ranks $$2 $(NETWORK) --json bench/results/network_$$1x$$2.json; \

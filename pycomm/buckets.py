@@ -31,7 +31,28 @@ class Slot:
     group: int = 0
 
 
-class Buckets:
+class LastRound:
+    """What the last round of buckets that are reduced in rounds took; they set `_last_works`."""
+
+    _last_works: Sequence[Any] = ()
+
+    @property
+    def submitted_s(self) -> list[float]:
+        """When each bucket of the last round was launched, on the clock of `time.monotonic()`."""
+        return [work.submitted_s for work in self._last_works]
+
+    @property
+    def finished_s(self) -> list[float]:
+        """When each bucket of the last round was reduced, on the same clock."""
+        return [work.finished_s for work in self._last_works]
+
+    @property
+    def bytes_sent(self) -> int:
+        """Payload bytes that this rank sent in the last round."""
+        return sum(work.bytes_sent for work in self._last_works)
+
+
+class Buckets(LastRound):
     """The flat buffers of one model's gradients, and the rounds in which they are reduced.
 
     slots are listed in the order in which gradients become ready. Slots of one (group, dtype) share buckets
@@ -84,7 +105,6 @@ class Buckets:
             launch == "full",
             True,
         )
-        self._last_works: list[_core.Work] = []
 
     def __len__(self) -> int:
         """The number of buckets."""
@@ -152,21 +172,6 @@ class Buckets:
     def used_bits(self) -> list[bool]:
         """By slot: whether any rank filled it in the last round that was waited for."""
         return [bool(bit) for bit in self._core.used]
-
-    @property
-    def submitted_s(self) -> list[float]:
-        """When each bucket of the last round was launched, on the clock of `time.monotonic()`."""
-        return [work.submitted_s for work in self._last_works]
-
-    @property
-    def finished_s(self) -> list[float]:
-        """When each bucket of the last round was reduced, on the same clock."""
-        return [work.finished_s for work in self._last_works]
-
-    @property
-    def bytes_sent(self) -> int:
-        """Payload bytes that this rank sent in the last round."""
-        return sum(work.bytes_sent for work in self._last_works)
 
 
 def layout(

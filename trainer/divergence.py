@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from pycomm import Communicator
 from trainer.errors import DivergedError, StoppedError, TrainerError
-from trainer.files import first_message, on_rank_0
+from trainer.files import first_message, on_every_rank
 from trainer.sampler import Batch
+from trainer.strategy import Strategy
 from trainer.weights import finite
 
 
@@ -111,12 +112,13 @@ class LastGood:
     """
 
     def __init__(
-        self, path: Path, model: nn.Module, comm: Communicator, save: Callable[[Path, int], None]
+        self, path: Path, model: nn.Module, comm: Communicator, strategy: Strategy, save: Callable[..., None]
     ) -> None:
-        """`save`: writes the model, as it is after that step, to that file; raises TrainerError."""
+        """`save(path, step, write=…)`: Run.save."""
         self._path = path
         self._model = model
         self._comm = comm
+        self._strategy = strategy
         self._save = save
         self._buffers: list[Tensor] = []
         self._begun = 0
@@ -138,7 +140,7 @@ class LastGood:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, StoppedError):
             step = error.step
-            kept = self._outcome(step, lambda: on_rank_0(self._comm, lambda: self._keep(step)))
+            kept = self._outcome(step, lambda: on_every_rank(self._comm, lambda: self._keep(step)))
             raise type(error)(f"{error}; {kept}", step) from error
         if isinstance(error, KeyboardInterrupt) and self._comm.rank == 0:
             raise KeyboardInterrupt(self._kept_alone()) from error
@@ -148,6 +150,8 @@ class LastGood:
             return "before the first step"
         if not self._sound:
             return f"in or after the update of step {self._begun}, whose parameters were not kept"
+        if self._strategy.sharded:
+            return f"in step {self._begun}; the parameters, of which each rank has a part, were not kept"
         step = self._begun - 1
         return f"in step {self._begun}; {self._outcome(step, lambda: self._keep(step))}"
 
@@ -163,6 +167,6 @@ class LastGood:
             with torch.no_grad():
                 for buffer, before in zip(self._model.buffers(), self._buffers, strict=True):
                     buffer.copy_(before)
-        if not finite(self._model):
+        if not finite(self._model, self._strategy.whole):
             raise TrainerError(f"the parameters after step {step} are not finite and were not kept")
-        self._save(self._path, step)
+        self._save(self._path, step, write=self._comm.rank == 0)

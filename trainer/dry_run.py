@@ -2,9 +2,9 @@
 
 The run is prepared as `fit` prepares it, by one rank with the share of rank 0. The bytes of a codec are those
 that the engine counts in a small all_reduce between two threads; the optimizer's state is measured on a
-parameter of a few elements. The ring's traffic is its theory, 2(N-1)/N of the payload for the average rank
-(Patarasuk and Yuan 2009), which the engine's own count equals. Not in it: activations, and the few bytes of
-loss and flags that travel beside the gradients.
+parameter of a few elements. The ring's traffic is its theory, (N-1)/N for the average rank of what is reduced
+or gathered, 2(N-1)/N of what is both (Patarasuk and Yuan 2009), which the engine's own count equals. Not in
+it: activations, and the few bytes of loss and flags that travel beside the gradients.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import pycomm
 from pycomm.buckets import layout
 from pycomm.testing import run_threads
 from trainer import exact as exact_mode
+from trainer.block_layout import block_layout, block_nbytes
+from trainer.blocks import partition
 from trainer.config import FitConfig
 from trainer.errors import TrainerError
 from trainer.exact import cuts
@@ -63,11 +65,17 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
     model, bucket_bytes = run.model, int(config.bucket_mb * 2**20)
     run.strategy.close()  # the optimizer holds the model's parameters then
     slots = slots_of(model, run.optimizer)
+    chosen = config.strategy_options.get("blocks")
+    places = [slot.place for slot in slots]
     if config.strategy == "data_parallel" and exact is None:
-        _, sizes, dtypes = layout([slot.place for slot in slots], bucket_bytes)
+        _, sizes, dtypes = layout(places, bucket_bytes)
     else:
         owners = 1 if config.strategy == "data_parallel" else ranks
-        shards = shard_layout([slot.place for slot in slots], owners, bucket_bytes, **cuts(exact))
+        blocks = partition(model, chosen) if config.strategy == "zero3" else None
+        if blocks:
+            shards = block_layout(blocks, slots, ranks, exact)
+        else:
+            shards = shard_layout(places, owners, bucket_bytes, **cuts(exact))
         sizes, dtypes = shards.sizes, shards.dtypes
     make = maker(config.optimizer, config.lr, config.optimizer_options)
     state = state_bytes(make, slots, masters=config.wire().master_weights)
@@ -75,9 +83,31 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
     shared = config.strategy_options.get("share_params", False)
 
     def held(strategy: str, count: int) -> Held:
-        return estimate(strategy, model, slots, state, count, bucket_bytes, pool, shared=shared, exact=exact)
+        return estimate(
+            strategy,
+            model,
+            slots,
+            state,
+            count,
+            bucket_bytes,
+            pool,
+            shared=shared,
+            exact=exact,
+            blocks=chosen,
+        )
 
     payload = {codec: _payload_bytes(sizes, dtypes, codec) for codec in pycomm.info()["codecs"]}
+    nbytes = sum(size * _itemsize(dtype) for size, dtype in zip(sizes, dtypes, strict=True))
+    if config.strategy == "zero3":
+        root, *others = map(sum, block_nbytes(partition(model, chosen), slots, ranks, exact))
+        gathers, gathered = 2, root + 2 * sum(others)
+    else:
+        gathers, gathered = (0, 0) if shared else (1, nbytes)
+    replicas = config.strategy == "data_parallel"  # their sums are gathered, in their codec
+
+    def ring_bytes(sent: int) -> float:
+        return (ranks - 1) / ranks * (sent + (sent if replicas else gathered))
+
     return {
         "ranks": ranks,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -94,9 +124,9 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
         ],
         "payload_bytes": payload,
         "ring_bytes_per_rank": {
-            codec: None if sent is None else 2 * (ranks - 1) / ranks * sent for codec, sent in payload.items()
+            codec: None if sent is None else ring_bytes(sent) for codec, sent in payload.items()
         },
-        "ring_stages": 2 * (ranks - 1),
+        "ring_stages": (1 + gathers) * (ranks - 1),
     }
 
 

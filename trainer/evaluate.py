@@ -6,7 +6,7 @@ order: the bits of the result depend on the number of parts alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -21,12 +21,18 @@ CHUNK = 1024  # samples, or tokens, in one forward
 
 
 def evaluate(
-    model: nn.Module, task: Task, split: Split, comm: Communicator, shards: int | None = None
+    model: nn.Module,
+    task: Task,
+    split: Split,
+    comm: Communicator,
+    shards: int | None = None,
+    after_forward: Callable[[], None] = lambda: None,
 ) -> dict[str, float | int]:
     """Loss and measures, each per sample or token, and their `count`. Collective, blocks.
 
-    All ranks get the same numbers; sums are added in float64. `shards`: a multiple of the ranks, their number
-    if not given.
+    All ranks get the same numbers; sums are added in float64. shards: a multiple of the ranks, their number
+    if not given. after_forward: called when this rank has made its forwards, of which ranks make different
+    numbers.
     """
     shards = comm.size if shards is None else shards
     own = own_shards(shards, comm.rank, comm.size)
@@ -41,6 +47,7 @@ def evaluate(
                 ],
                 dtype=torch.float64,
             )
+    after_forward()
     columns = comm.all_gather(sums).view(shards, -1).T.tolist()
     count, *rest = (tree_sum(column) for column in columns)
     values = {name: total / count for name, total in zip(("loss", *task.measures), rest, strict=True)}

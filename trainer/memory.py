@@ -1,9 +1,10 @@
 """Bytes that a rank holds for a model's parameters, gradients and optimizer state: measured, and by formula.
 
 With p, g and s bytes per parameter and N ranks: data_parallel p + g + s, zero1 p + g + s/N, zero2
-p + g/N + s/N (Rajbhandari et al., SC 2020); 4, 4 and 8 for Adam in float32. Buckets are padded, and zero2 has
-its pool of them besides. Activations, and what a step holds for a moment, as exact mode does the gradients
-of a rank's other shards, are not counted.
+p + g/N + s/N, zero3 (p + g + s)/N (Rajbhandari et al., SC 2020); 4, 4 and 8 for Adam in float32. Buckets are
+padded, and zero2 and zero3 have a pool of them besides; zero3 has, while it computes, its root and two blocks
+of parameters. Activations, and what else a step holds for a moment, as exact mode does the gradients of a
+rank's other shards, are not counted.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from torch import Tensor, nn
 
 from pycomm import Communicator
 from pycomm.buckets import layout
+from trainer.block_layout import block_layout, block_nbytes, is_sharded
+from trainer.blocks import Choice, gathered_at_once, partition
 from trainer.exact import Exact, cuts
 from trainer.gradients import Slot
 from trainer.layout import shard_layout
 from trainer.master_weights import Copies
 
-STRATEGIES = ("data_parallel", "zero1", "zero2")  # those with a formula
-POOL = 2  # zero2's buckets of gradients that have memory at a time, unless told otherwise
+STRATEGIES = ("data_parallel", "zero1", "zero2", "zero3")  # those with a formula
+POOL = 2  # zero2's and zero3's buckets of gradients that have memory at a time, unless told otherwise
 StateBytes = Mapping[torch.dtype, int]  # of the optimizer's state, per element, by the parameter's dtype
 PROBE = 4096  # elements of a measurement
 
@@ -63,9 +66,10 @@ def estimate(
     *,
     shared: bool,
     exact: Exact | None = None,
+    blocks: Choice = None,
 ) -> Held:
-    """What a rank of `ranks` will hold, the average one. `shared`: where parameters are in shards, the ranks
-    have one copy of them."""
+    """What a rank of `ranks` will hold, the average one. `shared`: where owners update parameters that all
+    have, the ranks have one copy of them. `blocks`: those of zero3."""
     places = [slot.place for slot in slots]
     state = sum(slot.parameter.numel() * state_bytes[slot.parameter.dtype] for slot in slots)
     parameters = sum(parameter.nbytes for parameter in model.parameters())
@@ -73,12 +77,20 @@ def estimate(
         _, sizes, dtypes = layout(places, bucket_bytes)
         return Held(parameters, sum(_nbytes(sizes, dtypes)), state)
     owners = 1 if strategy == "data_parallel" else ranks
-    shards = shard_layout(places, owners, bucket_bytes, **cuts(exact))
+    members = partition(model, blocks) if strategy == "zero3" else []
+    if members:
+        shards = block_layout(members, slots, ranks, exact)
+    else:
+        shards = shard_layout(places, owners, bucket_bytes, **cuts(exact))
     buckets = _nbytes(shards.sizes, shards.dtypes)
-    frozen = parameters - sum(slot.parameter.nbytes for slot in slots)
     gradients = sum(buckets)
-    if strategy == "zero2" and pool < len(buckets):
+    if strategy in ("zero2", "zero3") and pool < len(buckets):
         gradients = sum(buckets) // ranks + sum(max(buckets[lane::pool]) for lane in range(pool))
+    if members:
+        sharded = [sum(by_dtype) for by_dtype in block_nbytes(members, slots, ranks, exact)]
+        rest = parameters - sum(p.nbytes for part in members for p in part.parameters if is_sharded(p))
+        return Held(rest + sum(sharded) // ranks + gathered_at_once(sharded), gradients, state // ranks)
+    frozen = parameters - sum(slot.parameter.nbytes for slot in slots)
     return Held(frozen + sum(buckets) // (ranks if shared else 1), gradients, state // owners)
 
 
@@ -89,11 +101,11 @@ def per_parameter(
     have one copy of the parameters."""
     if strategy not in STRATEGIES:
         return None
-    gradient_ranks, state_ranks = {"data_parallel": (1, 1), "zero1": (1, ranks), "zero2": (ranks, ranks)}[
-        strategy
-    ]
+    parts = STRATEGIES.index(strategy)  # in how many ways it shards
+    parameter_ranks = ranks if shared or parts > 2 else 1
+    gradient_ranks, state_ranks = (ranks if parts > 1 else 1), (ranks if parts > 0 else 1)
     total = sum(
-        slot.parameter.nbytes * (1 / (ranks if shared else 1) + 1 / gradient_ranks)
+        slot.parameter.nbytes * (1 / parameter_ranks + 1 / gradient_ranks)
         + slot.parameter.numel() * state_bytes[slot.parameter.dtype] / state_ranks
         for slot in slots
     )

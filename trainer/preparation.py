@@ -64,9 +64,12 @@ class Run(Local):
     joint_forward: bool
     done: int
 
-    def save(self, path: Path, step: int) -> None:
-        """Writes the model, as it is after that step. One rank calls it. Raises TrainerError."""
-        save_weights(path, self.model, step, self.data_sha256)
+    def save(self, path: Path, step: int, *, write: bool) -> None:
+        """Writes the model, as it is after that step, on the rank that is to `write`. Collective where the
+        model is in shards. Raises TrainerError."""
+        if write or self.strategy.sharded:
+            whole = self.strategy.whole
+            save_weights(path, self.model, step, self.data_sha256, whole=whole, write=write)
 
     def facts(self, config: FitConfig, step: int) -> dict[str, Any]:
         """What a checkpoint after that step says besides its tensors."""

@@ -18,8 +18,9 @@ The loop in train.py calls, for every step:
 and `bucket_ready(k)` comes from within backward when the gradients of bucket k are in place, if the
 strategy has buckets (gradients.py).
 
-Between two steps a strategy whose runs can be saved is asked for its slices of parameters and optimizer
-state (checkpoint/slices.py), and before the first step of a resumed run it is given a reader of others'.
+Around an evaluation it calls before_forward(None) and after_forward(). Between two steps a strategy whose
+runs can be saved is asked for its slices of parameters and optimizer state (checkpoint/slices.py), and before
+the first step of a resumed run it is given a reader of others'.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ class Strategy(ABC):
     exact: Exact | None = None
     # Whether it does what Wire.master_weights asks for.
     has_master_weights: bool = False
+    # Whether no rank has the whole model between two steps.
+    sharded: bool = False
 
     def before_forward(self, batch: Batch | None) -> None:  # noqa: B027
         """Blocks until the parameters may be read. `batch` is None before an evaluation."""
@@ -116,6 +119,14 @@ class Strategy(ABC):
     @abstractmethod
     def step(self) -> None:
         """Updates the parameters; combines the gradients, or parameters, of all ranks if still to be done."""
+
+    def after_forward(self) -> None:  # noqa: B027
+        """This rank makes no more forwards before the next before_forward(). May communicate; blocks."""
+
+    def whole(self, named: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, Tensor]]:
+        """Tensors of the model between two steps, each whole until the next is asked for. All ranks call it,
+        with the same ones, and take all of them, where `sharded`."""
+        return named
 
     def memory(self) -> Held | None:
         """What this rank holds between two steps, measured; None where a strategy does not say."""

@@ -49,7 +49,7 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
     metrics = on_every_rank(comm, lambda: _begin(config, run, comm, checkpoint, rows))
     with (
         metrics,
-        LastGood(config.out / LAST_GOOD, run.model, comm, run.save) as last_good,
+        LastGood(config.out / LAST_GOOD, run.model, comm, strategy, run.save) as last_good,
         Saver(config.out, comm, config.save_every, config.keep, metrics.sync) as saver,
     ):
         step = run.done
@@ -97,7 +97,7 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
                 run.schedule.step()
             row |= validation.after(step)
             if validation.improved:
-                on_rank_0(comm, partial(run.save, config.out / BEST, step))
+                on_every_rank(comm, partial(run.save, config.out / BEST, step, write=comm.rank == 0))
             if saver.due(step, last=validation.ended is not None):
                 with trace_span("save", step=step):
                     saver.save(step, strategy.state_slices(), run.facts(config, step))
@@ -106,7 +106,7 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
                 held = most(strategy.memory(), comm)
                 strategy.close()
                 metrics.amend(validation.test(step))
-        on_rank_0(comm, partial(run.save, config.out / FINAL, step))
+        on_every_rank(comm, partial(run.save, config.out / FINAL, step, write=comm.rank == 0))
         saver.finish(step)
         result = summary(config, run, metrics, comm, held)
         on_rank_0(comm, lambda: metrics.write_summary(result))

@@ -80,7 +80,8 @@ class Validation:
         name = SPLIT_OF[key]
         with trace_span("evaluate", step=step, split=name):
             split = self._dataset.splits()[name]
-            values = evaluate(self._model, self._dataset.task, split, self._comm, self._shards)
+            after = self._strategy.after_forward
+            values = evaluate(self._model, self._dataset.task, split, self._comm, self._shards, after)
         check_evaluation(values, name, step)
         return {key: values}
 

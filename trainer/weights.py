@@ -8,7 +8,8 @@ or belongs to another model, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,22 +20,43 @@ from torch import Tensor, nn
 
 from trainer.errors import TrainerError
 from trainer.files import replacing
-from trainer.state import tensors_sha256
+from trainer.state import hash_of, tensors_sha256
+from trainer.tensor_file import file_order, write_stream
+
+Whole = Callable[[Sequence[tuple[str, Tensor]]], Iterable[tuple[str, Tensor]]]
 
 # Their names in a run's folder: after the last step, at the lowest validation loss, before a failure.
 FINAL, BEST, LAST_GOOD = "model.safetensors", "best.safetensors", "last_good.safetensors"
 
 
-def save_weights(path: Path, model: nn.Module, step: int, data_sha256: str = "") -> None:
-    """Writes `path`; an earlier file of that name stays until the new one is on the disk. One rank calls it.
+def save_weights(
+    path: Path,
+    model: nn.Module,
+    step: int,
+    data_sha256: str = "",
+    *,
+    whole: Whole = lambda named: named,
+    write: bool = True,
+) -> None:
+    """Writes `path`; an earlier file of that name stays until the new one is on the disk.
 
-    Raises TrainerError if it cannot be written.
+    `whole`: makes the model's tensors whole, one after another; where that takes all ranks, all call this,
+    and those that do not `write` only take part. Raises TrainerError if it cannot be written.
     """
     state = _state(model)
+    kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
+    if not write:
+        for order in (sorted(state), file_order(kinds)):
+            deque(whole([(name, state[name]) for name in order]), 0)
+        return
     header = {"format": "pt", "step": str(step), "data_sha256": data_sha256}
-    header["state_sha256"] = tensors_sha256(state)
-    with replacing(path) as partial:
-        write_tensors(partial, _apart(state), header)
+    header["state_sha256"] = hash_of(whole([(name, state[name]) for name in sorted(state)]))
+    tensors = iter(whole([(name, state[name]) for name in file_order(kinds)]))
+    try:
+        with replacing(path) as partial, partial.open("wb") as file:
+            write_stream(file, kinds, tensors, header)
+    finally:
+        deque(tensors, 0)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str] | None = None) -> None:
@@ -67,11 +89,13 @@ def trained_on(path: Path) -> str:
         return header["data_sha256"]
 
 
-def finite(model: nn.Module) -> bool:
-    """Whether all parameters are finite numbers. Buffers need not be: a causal mask holds -inf."""
+def finite(model: nn.Module, whole: Whole = lambda named: named) -> bool:
+    """Whether all parameters are finite numbers. Buffers need not be: a causal mask holds -inf. `whole`: as
+    for save_weights()."""
     state = _state(model)  # parameters that may be read: its hooks wait for those on their way
-    names = (name for name, _ in model.named_parameters() if name in state)
-    return all(bool(state[name].isfinite().all()) for name in names)
+    named = [(name, state[name]) for name, _ in model.named_parameters() if name in state]
+    sound = [bool(tensor.isfinite().all()) for _, tensor in whole(named)]  # not up to the first: others wait
+    return all(sound)
 
 
 @contextmanager
@@ -90,24 +114,11 @@ def _opened(path: Path) -> Iterator[tuple[safe_open, dict[str, str]]]:
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    state = model.state_dict()
+    state = model.state_dict(keep_vars=True)
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise TrainerError(f"weights are tensors: the model's state has {name} of {type(value).__name__}")
     return state
-
-
-def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors, no two of which share memory."""
-    apart: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in state.items():
-        storage = tensor.untyped_storage().data_ptr()
-        apart[name] = (
-            tensor.clone(memory_format=torch.contiguous_format) if storage in seen else tensor.contiguous()
-        )
-        seen.add(storage)
-    return apart
 
 
 def _fill(state: dict[str, Tensor], stored: dict[str, Tensor], path: Path) -> None:

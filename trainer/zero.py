@@ -2,16 +2,17 @@
 state of that part alone.
 
 The method is that of Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter
-Models" (SC 2020), stages 1 and 2: gradients are reduce-scattered instead of all-reduced, the owner of a part
-steps on it, and an all-gather gives it to the others. That is the traffic of data parallelism, and the
-optimizer's work is divided by the number of ranks.
+Models" (SC 2020): gradients are reduce-scattered instead of all-reduced, the owner of a part steps on it, and
+an all-gather gives it to the others. That is the traffic of data parallelism, and the optimizer's work is
+divided by the number of ranks. In stage 3 the all-gather is made twice, before forward and before backward,
+of a block of parameters at a time: half as much traffic again, and nobody holds all parameters.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 from pycomm import Communicator
 from trainer.accumulation import PartSums
 from trainer.block_norm import BlockNorm
+from trainer.block_store import BlockStore
+from trainer.blocks import Choice, partition
 from trainer.checkpoint.slices import Slice, SliceReader
 from trainer.clipping import sum_of_squares
 from trainer.elementwise import check_elementwise
@@ -35,7 +38,11 @@ from trainer.sampler import Batch
 from trainer.scatter import ScatterBuckets
 from trainer.shards import Shards
 from trainer.shared_memory import check_shareable
+from trainer.state import check_equal, hash_of
+from trainer.store import Replicas, Store
 from trainer.strategy import Overlap, Wire
+
+PATIENCE_S = 0.2  # of stage 3 with a bucket's memory: ranks that take other branches may wait for this one
 
 
 class Zero(Parallel):
@@ -57,11 +64,19 @@ class Zero(Parallel):
     `optimizer.state_dict()` has this rank's slices. With torch's GradScaler: synchronize(), share_overflow(),
     `unscale_(optimizer)`, clip_grad_norm_(), `scaler.step(optimizer)`; or a LossScaler.
 
+    In stage 3 parameters are there while their block computes, and not-a-number otherwise. To read or change
+    them, `with parallel.gathered():`, on all ranks; leaving the outer `with` block, or close(), makes them
+    whole again. A block's parameters are used by calling its module. Ranks may differ in the forwards they
+    make, but each forward needs all: a rank that makes fewer calls after_forward() before other collectives.
+
     Args:
         stage: 0 shards nothing, and is DataParallel but for stepping on slices. 1 keeps buckets for all
             gradients, and overlaps as DataParallel does. 2 keeps this rank's part of them and buckets for
-            `pool` at a time; it reduces from within backward, whatever the overlap.
-        pool: of stage 2, the number of buckets that have memory.
+            `pool` at a time; it reduces from within backward, whatever the overlap. 3 is 2 with parameters in
+            parts too; a block is a bucket.
+        pool: of stages 2 and 3, the number of buckets that have memory.
+        blocks: of stage 3: modules, names of their classes, or a function that says of a module whether it is
+            one (trainer/blocks.py). The children of Sequentials and ModuleLists if not given.
         share_params: one copy of the parameters for all ranks, which are on one node: what an owner writes is
             everyone's at once. Whoever changes a parameter by hand then changes it for all; with
             master_weights every rank has to.
@@ -72,8 +87,6 @@ class Zero(Parallel):
     found by trial, and for parameters that require a gradient and are not in the optimizer.
     """
 
-    has_master_weights = True
-
     def __init__(
         self,
         model: nn.Module,
@@ -83,6 +96,7 @@ class Zero(Parallel):
         stage: int = 1,
         pool: int = POOL,
         share_params: bool = False,
+        blocks: Choice = None,
         exact: Exact | None = None,
         loss_reduction: LossReduction = "mean",
         global_count: int | None = None,
@@ -92,18 +106,20 @@ class Zero(Parallel):
         broadcast_buffers: bool = True,
         master_weights: bool = False,
     ) -> None:
-        check(Wire(overlap=overlap), stage=stage, pool=pool, share_params=share_params)
+        check(Wire(overlap=overlap), stage=stage, pool=pool, share_params=share_params, blocks=blocks)
         check_elementwise(optimizer)
         if share_params:
             check_shareable(comm)
         self._stepped = optimizer
         self._share_params = share_params
-        self._pool = pool if stage == 2 else None
+        self._stage = stage
+        self.sharded = stage == 3
         self._owners = comm.size if stage else 1
         self.equal_gradients = self._owners == 1
         self.exact = exact
+        self._pool = pool
+        self._choice = blocks
         self._depth = 0  # of steps within steps
-        self._gather_wait_s = 0.0
         super().__init__(
             model,
             comm,
@@ -116,34 +132,25 @@ class Zero(Parallel):
             broadcast_buffers=broadcast_buffers,
             master_weights=master_weights,
         )
-        self._closed = False
-        self._model_hooks = [
-            module.register_forward_pre_hook(self._before_module) for module in model.modules()
-        ]
-        self._model_hooks.append(model.register_state_dict_pre_hook(self._before_state_dict))  # type: ignore[no-untyped-call]
         # There is no hook for this; the gradients to clear are not those of the slices.
         optimizer.zero_grad = self._clear  # type: ignore[method-assign]
 
     def _make_buckets(self, slots: list[Slot], bucket_bytes: int, codec: str | None) -> GradientBuckets:
-        places = [slot.place for slot in slots]
-        layout = shard_layout(places, self._owners, bucket_bytes, **cuts(self.exact))
-        self._shards = Shards(
-            self._comm,
-            layout,
-            slots,
-            self._stepped,
-            shared=self._share_params,
-            master_weights=self._master_weights,
-        )
+        _check_all_stepped(slots, self._stepped)
+        self._store = self._make_store(slots, bucket_bytes)
+        layout = self._store.layout
+        self._shards = Shards(self._comm, self._store, self._stepped, master_weights=self._master_weights)
         self._buckets = ScatterBuckets(
             self._comm,
             layout,
             codec=codec,
             order="tree" if self.exact else "any",
             launch_when_full=self.overlap,
-            pool=self._pool,
+            pool=self._pool if self._stage > 1 else None,
+            patience_s=PATIENCE_S if self._stage == 3 else None,
+            before_wait=self._store.finish,
         )
-        self._sums = None if self._pool is None else PartSums(self._buckets.parts, len(slots))
+        self._sums = PartSums(self._buckets.parts, len(slots)) if self._stage > 1 else None
         starts = [layout.part(bucket, self._comm.rank).start for bucket in range(len(layout.sizes))]
         self._reduced_slices = [
             self._buckets.parts[piece.bucket][piece.offset - starts[piece.bucket] :][: piece.count]
@@ -155,6 +162,14 @@ class Zero(Parallel):
             self._buckets, slots, [None] * len(slots), self.bucket_ready, fingerprint=self._comm.size > 1
         )
 
+    def _make_store(self, slots: list[Slot], bucket_bytes: int) -> Store:
+        if self._stage == 3:
+            members = partition(self._model, self._choice)
+            return BlockStore(self._comm, self._model, members, slots, self.exact)
+        places = [slot.place for slot in slots]
+        layout = shard_layout(places, self._owners, bucket_bytes, **cuts(self.exact))
+        return Replicas(self._comm, self._model, layout, slots, shared=self._share_params)
+
     def before_forward(self, batch: Batch | None) -> None:
         super().before_forward(batch)
         self.wait()
@@ -163,8 +178,8 @@ class Zero(Parallel):
     def no_sync(self) -> Iterator[None]:
         """Within it, backward only accumulates; the first backward after it reduces the accumulated sum.
 
-        Under stage 2, which has no room for that, the gradients are reduced at once and this rank's part of
-        them is added up: it is collective then, every rank enters it equally often, with or without a
+        Under stages 2 and 3, which have no room for that, the gradients are reduced at once and this rank's
+        part of them is added up: it is collective then, every rank enters it equally often, with or without a
         backward, and has at most one backward in it.
         """
         if self._sums is None:
@@ -175,19 +190,29 @@ class Zero(Parallel):
         start = time.monotonic()
         self._check_trainable()
         self._sums.add(self._gradients.reduce())
-        self._gather_wait_s += time.monotonic() - start
+        self._store.waited_s += time.monotonic() - start
+
+    def after_forward(self) -> None:
+        self._store.finish()
+
+    def whole(self, named: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, Tensor]]:
+        return self._store.whole(named)
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Within it, the model has whole parameters; changes of them, the same on all ranks, stay. In stage 3
+        collective, and no place for a step."""
+        return self._store.gathered()
 
     def wait(self) -> None:
-        """Blocks until the parameters of the last step are everyone's."""
-        start = time.monotonic()
-        self._shards.wait()
-        self._gather_wait_s += time.monotonic() - start
+        """Blocks until the parameters of the last step are everyone's. In stage 3 forwards and gathered() do
+        that; after an exception this makes parameters whole again, and is collective."""
+        self._store.wait()
 
     def synchronize(self) -> None:
         super().synchronize()
         self._depth = 0  # also after a step that raised
-        self.exposed_s += self._gather_wait_s
-        self._gather_wait_s = 0.0
+        self.exposed_s += self._store.waited_s
+        self._store.waited_s = 0.0
 
     def gradients(self, model: nn.Module) -> Iterable[tuple[str, Tensor]]:
         for piece, own in zip(self._shards.pieces, self._shards.slices, strict=True):
@@ -195,8 +220,8 @@ class Zero(Parallel):
                 yield self._shards.slots[piece.slot].name, own.grad
 
     def memory(self) -> Held:
-        frozen = [parameter for parameter in self._model.parameters() if not parameter.requires_grad]
-        parameters = self._shards.nbytes + sum(parameter.nbytes for parameter in frozen)
+        rest = [parameter for parameter in self._model.parameters() if id(parameter) not in self._store.held]
+        parameters = self._store.nbytes + sum(parameter.nbytes for parameter in rest)
         return measured(parameters, self._bucket_nbytes(), self._stepped, self._shards.masters.nbytes)
 
     def _bucket_nbytes(self) -> int:
@@ -210,28 +235,21 @@ class Zero(Parallel):
         self._shards.load(self._model, reader)
 
     def check_parameters(self) -> None:
-        self.wait()
-        super().check_parameters()
+        named = sorted(self._model.named_parameters())
+        check_equal(hash_of(self._store.whole(named)), self._comm, "the model's parameters")
 
     def close(self) -> None:
         """Blocks until parameters are everyone's; removes all hooks, and the optimizer has whole parameters
-        again, without state."""
-        self.wait()
+        again, without state. In stage 3 collective."""
+        self._store.restore()
         super().close()
 
     def _release(self) -> None:
-        """After an exception, parameters may be on their way: the model's hooks stay until they are there."""
+        """After an exception, parameters may be elsewhere: the next forward, or wait(), brings them."""
         super()._release()
         vars(self._stepped).pop("zero_grad", None)
         self._shards.give_back()
-        self._closed = True
-        if not self._shards.gathering:
-            self._unhook()
-
-    def _unhook(self) -> None:
-        for hook in self._model_hooks:
-            hook.remove()
-        self._model_hooks.clear()
+        self._store.leave()
 
     def _squares(self, gradients: Sequence[Tensor]) -> float:
         if self._norm is not None:
@@ -259,16 +277,6 @@ class Zero(Parallel):
         if finite and not all_finite:
             gradients[0][0] = torch.nan
 
-    def _before_module(self, *_: object) -> None:
-        if self._shards.gathering:
-            self.wait()
-        if self._closed:
-            self._unhook()
-
-    def _before_state_dict(self, *_: object) -> None:
-        if self._shards.gathering:
-            self.wait()  # and no more: torch is iterating over the hooks
-
     def _before_step(self, *hook: Any) -> None:
         super()._before_step(*hook)
         if self._depth == 0:
@@ -281,7 +289,7 @@ class Zero(Parallel):
         if self._depth == 0:
             for own in self._shards.slices:
                 own.grad = None
-            self._shards.gather()
+            self._shards.after_step()
 
     def _clear(self, set_to_none: bool = True) -> None:
         """What optimizer.zero_grad() does meanwhile."""
@@ -294,22 +302,39 @@ class Zero(Parallel):
         self._model.zero_grad(set_to_none)
 
 
-def check(wire: Wire, *, stage: int, pool: int = POOL, share_params: bool = False) -> None:
+def _check_all_stepped(slots: Sequence[Slot], optimizer: torch.optim.Optimizer) -> None:
+    outside = [slot.name for slot in slots if slot.group == len(optimizer.param_groups)]
+    if outside:
+        raise TrainerError(
+            f"{outside[0]} requires a gradient and is not in the optimizer (one of {len(outside)}): "
+            "nobody would update it; add it, or set requires_grad to False"
+        )
+
+
+def check(
+    wire: Wire, *, stage: int, pool: int = POOL, share_params: bool = False, blocks: Choice = None
+) -> None:
     """Raises TrainerError for what Zero refuses whatever the model."""
-    if stage not in (0, 1, 2):
-        raise TrainerError(f"stage: expected 0, 1 or 2, got {stage!r}")
+    if stage not in (0, 1, 2, 3):
+        raise TrainerError(f"stage: expected 0, 1, 2 or 3, got {stage!r}")
     if type(pool) is not int or pool < 1:
         raise TrainerError(f"pool: expected 1 bucket or more, got {pool!r}")
     if type(share_params) is not bool:
         raise TrainerError(f"share_params: expected true or false, got {share_params!r}")
-    if stage == 0 and share_params:
+    if share_params and stage == 3:
+        raise TrainerError("share_params: stage 3 has no copy of the parameters to share; expected false")
+    if share_params and stage == 0:
         raise TrainerError(
             "stage 0 leaves each rank its own parameters: share_params belongs to stages 1 and 2"
         )
-    if stage == 2 and wire.overlap == "off":
+    if isinstance(blocks, str):
+        raise TrainerError(f"blocks: expected a list, got {blocks!r}")
+    if blocks is not None and stage != 3:
+        raise TrainerError(f"blocks belong to stage 3, got stage {stage}")
+    if stage > 1 and wire.overlap == "off":
         raise TrainerError(
-            "stage 2 reduces from within backward, to have its memory back: expected overlap auto or on, "
-            "got off"
+            f"stage {stage} reduces from within backward, to have its memory back: expected overlap auto or "
+            "on, got off"
         )
     if wire.grad_reduction != "global_mean":
         raise TrainerError(f"Zero: expected grad_reduction global_mean, got {wire.grad_reduction}")

@@ -1,5 +1,5 @@
-"""The trainer's Zero, stages 1 and 2. Options: a codec; `overlap=on`, `overlap=off` or `overlap=auto`;
-`share`, one copy of the parameters for all ranks."""
+"""The trainer's Zero, stages 1 to 3. Options: a codec; `overlap=on`, `overlap=off` or `overlap=auto`; of
+stages 1 and 2 `share`, one copy of the parameters for all ranks."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Zero1(Step):
         )
 
     def parameters(self) -> Iterable[Tensor]:
-        self._parallel.wait()
-        return super().parameters()
+        named = sorted(self.model.named_parameters())
+        return (parameter for _, parameter in self._parallel.whole(named))
 
     def close(self) -> None:
         self._parallel.close()
@@ -38,3 +38,8 @@ class Zero1(Step):
 @STEPS.register("zero2")
 class Zero2(Zero1):
     stage = 2
+
+
+@STEPS.register("zero3")
+class Zero3(Zero1):
+    stage = 3

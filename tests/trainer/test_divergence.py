@@ -191,7 +191,7 @@ def test_a_second_run_keeps_no_weights_of_the_first(tmp_path: Path) -> None:
 def test_without_room_for_the_parameters_the_error_says_both(
     size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, *_: object) -> None:
+    def full(path: Path, *_: object, **__: object) -> None:
         raise TrainerError(f"cannot write {path}: No space left on device")
 
     monkeypatch.setattr(preparation, "save_weights", full)
@@ -271,7 +271,9 @@ def test_an_interrupted_step_leaves_the_parameters_before_it(tmp_path: Path) -> 
 
 def test_an_interrupt_before_the_first_step_says_so(tmp_path: Path) -> None:
     def rank(comm: Communicator) -> str:
-        nothing = LastGood(tmp_path / "x", nn.Linear(1, 1), comm, lambda *_: pytest.fail("saved"))
+        model = nn.Linear(1, 1)
+        strategy = Apart(model, comm, torch.optim.SGD(model.parameters()), None)
+        nothing = LastGood(tmp_path / "x", model, comm, strategy, lambda *_, **__: pytest.fail("saved"))
         with pytest.raises(KeyboardInterrupt) as caught, nothing:
             raise KeyboardInterrupt
         return str(caught.value)

@@ -57,7 +57,7 @@ def test_buckets_are_those_of_data_parallel() -> None:
 
 
 @pytest.mark.parametrize(("ranks", "exact"), [(1, False), (2, False), (3, False), (4, True)])
-@pytest.mark.parametrize("strategy", ["data_parallel", "zero1", "zero2"])
+@pytest.mark.parametrize("strategy", ["data_parallel", "zero1", "zero2", "zero3"])
 def test_memory_is_what_a_run_then_holds(strategy: str, ranks: int, exact: bool, tmp_path: Path) -> None:
     config = linear(
         strategy=strategy, bucket_mb=2000 / 2**20, steps=1, threads=1, out=tmp_path, global_batch=6,
@@ -74,10 +74,13 @@ def test_memory_is_what_a_run_then_holds(strategy: str, ranks: int, exact: bool,
     assert 0 <= got["optimizer"] - expected["optimizer"] <= share + 4 * 8
     by_ranks = {held["ranks"]: held[strategy] for held in facts["held_by_ranks"]}
     assert by_ranks[ranks] == sum(expected.values())
-    p, g, s = {"data_parallel": (4, 4, 8), "zero1": (4, 4, 8 / ranks), "zero2": (4, 4 / ranks, 8 / ranks)}[
-        strategy
-    ]
-    assert memory["formula"] == pytest.approx(p + g + s)
+    formulas = {
+        "data_parallel": 4 + 4 + 8,
+        "zero1": 4 + 4 + 8 / ranks,
+        "zero2": 4 + 4 / ranks + 8 / ranks,
+        "zero3": 4 / ranks + 4 / ranks + 8 / ranks,
+    }
+    assert memory["formula"] == pytest.approx(formulas[strategy])
 
 
 @pytest.mark.parametrize("strategy", ["zero1", "zero2"])
@@ -103,6 +106,27 @@ def test_payload_and_traffic_follow_the_codec() -> None:
     assert facts["ring_stages"] == 8
 
 
+@pytest.mark.parametrize(
+    ("strategy", "options", "gathered", "stages"),
+    [
+        ("zero1", {}, 1, 8),
+        ("zero2", {"share_params": True}, 0, 4),
+        ("zero3", {}, 1, 12),  # all of it is the root, which is gathered once
+        ("zero3", {"blocks": ["Linear"]}, 2, 12),
+    ],
+)
+def test_gathered_parameters_have_no_codec(strategy: str, options: dict, gathered: int, stages: int) -> None:
+    name = "linear" if "blocks" not in options else "mlp"
+    config = linear(strategy=strategy, strategy_options=options)
+    config.model, config.model_options = name, {"hidden": []} if name == "mlp" else {}
+    facts = needs(config, 5)
+    (bucket,) = facts["buckets"]
+    traffic = facts["ring_bytes_per_rank"]
+    assert traffic["fp16"] == pytest.approx(4 / 5 * bucket["bytes"] * (0.5 + gathered))
+    assert traffic["none"] == pytest.approx(4 / 5 * bucket["bytes"] * (1 + gathered))
+    assert facts["ring_stages"] == stages
+
+
 def test_the_table_shows_what_json_holds() -> None:
     table, facts = dry_run(linear(), 3), json.loads(dry_run(linear(), 3, "json"))
     assert facts == needs(linear(), 3)
@@ -118,7 +142,7 @@ def test_the_table_shows_what_json_holds() -> None:
         (["--dry_run", "--ranks", "0"], "ranks: expected 1 or more, got 0"),
         (
             ["--dry_run", "--strategy", "single"],
-            "knows what data_parallel, zero1, zero2 need, not strategy 'single'",
+            "knows what data_parallel, zero1, zero2, zero3 need, not strategy 'single'",
         ),
         (["--dry_run", "--data", "none"], "no data 'none'"),
         (["--dry_run=xml"], "xml"),

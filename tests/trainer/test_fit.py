@@ -48,10 +48,10 @@ def test_validation_is_evaluated_on_the_way_and_the_test_split_once(
 ) -> None:
     seen: list[int] = []
 
-    def watched(model: nn.Module, task: Any, split: Any, comm: Communicator, shards: int) -> dict[str, float]:
+    def watched(model: nn.Module, task: Any, split: Any, comm: Communicator, *more: Any) -> dict[str, float]:
         if comm.rank == 0:
             seen.append(len(split[0]))
-        return evaluate(model, task, split, comm, shards)
+        return evaluate(model, task, split, comm, *more)
 
     monkeypatch.setattr(validation, "evaluate", watched)
     options = {"validation_fraction": 0.25}  # 250 samples, and 200 for the test

@@ -43,7 +43,7 @@ class Awkward(nn.Module):
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("stage", [1, 2, 3])
 def test_awkward_parameters_step_as_in_one_process(stage: int, size: int) -> None:
     def rank(comm: Communicator) -> dict:
         model = copy.deepcopy(original)
@@ -200,7 +200,7 @@ def replace(parallel: Zero, model: nn.Module, stepping: torch.optim.Optimizer) -
         (replace, "the gradient of 0.weight changed between backward and its reduction"),
     ],
 )
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("stage", [1, 2, 3])
 def test_mistakes_are_errors_and_not_wrong_gradients(mistake: Callable, message: str, stage: int) -> None:
     def rank(comm: Communicator) -> None:
         model = small_model()
@@ -218,7 +218,7 @@ def test_mistakes_are_errors_and_not_wrong_gradients(mistake: Callable, message:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stage": 3}, "stage: expected 0, 1 or 2, got 3"),
+        ({"stage": 4}, "stage: expected 0, 1, 2 or 3, got 4"),
         ({"stage": 2, "pool": 0}, "pool: expected 1 bucket or more, got 0"),
         ({"stage": 2, "pool": 1.5}, "pool: expected 1 bucket or more, got 1.5"),
         ({"stage": 2, "pool": True}, "pool: expected 1 bucket or more, got True"),

@@ -37,6 +37,8 @@ def losses(out: Path) -> list[float]:
         ("data_parallel", 3, "zero1", 4),
         ("zero2", 4, "zero1", 2),
         ("zero1", 3, "single", 1),
+        ("zero3", 3, "zero1", 2),
+        ("data_parallel", 2, "zero3", 4),
     ],
 )
 def test_runs_go_on_under_another_strategy_on_other_ranks(
@@ -52,12 +54,14 @@ def test_runs_go_on_under_another_strategy_on_other_ranks(
     assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
 
 
+@pytest.mark.parametrize("stage", [1, 3])
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_slices_of_all_ranks_are_everything_once_and_come_back(size: int) -> None:
+def test_slices_of_all_ranks_are_everything_once_and_come_back(size: int, stage: int) -> None:
     def rank(comm: Communicator, reader: InMemory | None) -> tuple:
         model = Awkward() if size == 1 else models[comm.rank]
         stepping = torch.optim.Adam(model.parameters(), 0.01)
-        parallel = Zero(model, comm, stepping, loss_reduction="sum", global_count=COUNT, bucket_bytes=100)
+        settings = {"loss_reduction": "sum", "global_count": COUNT, "bucket_bytes": 100, "stage": stage}
+        parallel = Zero(model, comm, stepping, **settings)
         if reader is None:
             for seed in range(2):
                 backward(model, comm, seed)

@@ -1,26 +1,17 @@
 """A checkpoint's model as one file of weights, as `fit` leaves them, for safetensors alone and for `predict`.
 
-No more than one tensor is in memory at a time. The format is eight bytes, JSON and data; the safetensors
-library writes it only from tensors that are all there, so the few lines that write it are here.
+No more than one tensor is in memory at a time.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import struct
 from pathlib import Path
-from typing import BinaryIO
 
 from trainer.checkpoint.slices import MODEL
 from trainer.checkpoint.stored import Checkpoint
 from trainer.files import replacing
-from trainer.state import bits, hash_of
-
-DTYPES = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
-    "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
-}  # fmt: skip
+from trainer.state import hash_of
+from trainer.tensor_file import file_order, write_stream
 
 
 def consolidate(path: Path, out: Path) -> int:
@@ -38,23 +29,8 @@ def consolidate(path: Path, out: Path) -> int:
         }
         # In the order of names, as parameters_sha256 and its kin; the file's order is that of alignment.
         header["state_sha256"] = hash_of((name, checkpoint.tensor(names[name])) for name in sorted(names))
+        kinds = {name: (checkpoint.shape(stored), checkpoint.dtype(stored)) for name, stored in names.items()}
+        tensors = ((name, checkpoint.tensor(names[name])) for name in file_order(kinds))
         with replacing(out) as partial, partial.open("wb") as file:
-            _write(file, checkpoint, names, header)
+            write_stream(file, kinds, tensors, header)
         return checkpoint.step
-
-
-def _write(file: BinaryIO, checkpoint: Checkpoint, names: dict[str, str], metadata: dict[str, str]) -> None:
-    order = sorted(names, key=lambda name: (-checkpoint.dtype(names[name]).itemsize, name))
-    header: dict[str, object] = {"__metadata__": metadata}
-    at = 0
-    for name in order:
-        shape, dtype = checkpoint.shape(names[name]), checkpoint.dtype(names[name])
-        end = at + math.prod(shape) * dtype.itemsize
-        known = DTYPES[str(dtype).removeprefix("torch.")]
-        header[name] = {"dtype": known, "shape": shape, "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(struct.pack("<Q", len(text)) + text)
-    for name in order:
-        file.write(bits(checkpoint.tensor(names[name])))
