@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -292,3 +294,18 @@ def test_a_loop_of_ones_own_with_ranks_of_different_graphs(make: type) -> None:
         stepping.step()
     for got in run_threads(3, rank):
         torch.testing.assert_close(got, model.state_dict(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.long
+def test_over_mpi_a_loop_of_ones_own_is_that_of_one_process(environment: dict[str, str]) -> None:
+    program = Path(__file__).with_name("sync_batch_norm_program.py")
+    sums = []
+    for ranks in (1, 3):
+        command = [sys.executable, "-m", "pycomm.launch", "-n", str(ranks), str(program)]
+        finished = subprocess.run(
+            command, capture_output=True, text=True, timeout=100, check=False, env=environment
+        )
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        sums += [float(word) for word in finished.stdout.split()]
+    assert len(sums) == 4
+    assert sums == pytest.approx([sums[0]] * 4, rel=1e-6)
