@@ -10,7 +10,8 @@ What would make them differ, and what is done about it:
   and draws its own random numbers (trainer/streams.py). Threads divide products: a rank computes with one.
 - The bits of an element's update may depend on where it lies in the tensor that is stepped: torch's kernels
   compute what fills no vector register in another way. Every strategy steps the same tensors at the same
-  alignment: the pieces into which `shards` ranks would cut the model (trainer/layout.py).
+  alignment: the pieces into which `shards` ranks would cut the model (trainer/layout.py). Those of zero3's
+  blocks are others, but also begin and end at multiples of BLOCK elements of a parameter, or with it.
 - Norms are trees over blocks of BLOCK elements of each parameter, at whose borders pieces begin and end.
 
 It costs smaller matrix products, compute threads, and, where a rank has several shards, the memory of at most

@@ -45,10 +45,12 @@ class Copies:
 
     @torch.no_grad()
     def follow(self) -> None:
-        """Before a step: parameters that something else changed (`load_state_dict`) become their masters."""
+        """Before a step: elements that something else changed (`load_state_dict`) become their masters'. A
+        version is a hint: it changes too where parameters come and go (ZeRO-3)."""
         for (master, rounded, parameter), version in zip(self._copies, self._versions, strict=True):
             if parameter._version != version:
-                master.copy_(rounded)
+                same = master.to(rounded.dtype) == rounded
+                master.copy_(torch.where(same, master, rounded.to(master.dtype)))
 
     def settle(self) -> None:
         """Masters and parameters belong together as they are; follow() looks for changes since."""

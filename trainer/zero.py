@@ -87,6 +87,8 @@ class Zero(Parallel):
     found by trial, and for parameters that require a gradient and are not in the optimizer.
     """
 
+    has_master_weights = True
+
     def __init__(
         self,
         model: nn.Module,

@@ -19,6 +19,7 @@ KINDS: dict[str, Callable] = {
     "data_parallel": lambda *parts, **options: DataParallel(*parts, overlap="on", **options),
     "zero1": lambda *parts, **options: Zero(*parts, overlap="on", **options),
     "zero2": lambda *parts, **options: Zero(*parts, stage=2, **options),
+    "zero3": lambda *parts, **options: Zero(*parts, stage=3, **options),
     "zero2, one buffer": lambda *parts, **options: Zero(*parts, stage=2, pool=1, **options),
 }
 MICRO = 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from trainer import MODELS as REGISTRY
 from trainer import STRATEGIES as STRATEGY_REGISTRY
 from trainer import FitConfig, Strategy, TrainerError, fit, passes
 from trainer.errors import CollectiveError, StoppedError
+from trainer.preparation import Run
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd", "optimizer_options": {"momentum": 0.9, "nesterov": True}},
@@ -37,12 +39,13 @@ ALL = [("single", 1), *itertools.product(STRATEGIES, SIZES)]
 
 @pytest.fixture(autouse=True)
 def one_forward_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranks that are threads share the generator that dropout draws from."""
+    """Ranks that are threads share the generator that dropout draws from. (A forward that gathers parameters
+    needs the others': it goes without, and without dropout.)"""
     forward, lock = passes._forward, threading.Lock()
 
-    def alone(*arguments: Any) -> Any:
-        with lock:
-            return forward(*arguments)
+    def alone(run: Run, *arguments: Any) -> Any:
+        with nullcontext() if run.strategy.sharded else lock:
+            return forward(run, *arguments)
 
     monkeypatch.setattr(passes, "_forward", alone)
 
@@ -58,6 +61,13 @@ def assert_same(runs: list[tuple[str, int]], out: Path, **options: Any) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_a_run_has_the_same_bits_on_any_ranks_under_any_strategy(model: str, tmp_path: Path) -> None:
     assert_same([("data_parallel", 8), ("zero1", 2), ("zero2", 4)], tmp_path, **MODELS[model])
+
+
+@pytest.mark.parametrize("size", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 4, 8))])
+@pytest.mark.parametrize("model", MODELS)
+def test_parameters_in_blocks_have_the_bits_of_others(model: str, size: int, tmp_path: Path) -> None:
+    options = {**MODELS[model], "model_options": {**MODELS[model]["model_options"], "dropout": 0.0}}
+    assert_same([("zero3", size)], tmp_path, **options)
 
 
 @pytest.mark.long
@@ -88,6 +98,7 @@ def in_one_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     [
         ("zero2", 2),
         pytest.param("zero1", 4, marks=pytest.mark.long),
+        pytest.param("zero3", 2, marks=pytest.mark.long),
         pytest.param("data_parallel", 8, marks=pytest.mark.long),
     ],
 )

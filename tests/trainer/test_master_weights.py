@@ -17,6 +17,7 @@ KINDS: dict[str, Callable] = {
     "data_parallel": DataParallel,
     "zero1": Zero,
     "zero2": lambda *parts, **options: Zero(*parts, stage=2, **options),
+    "zero3": lambda *parts, **options: Zero(*parts, stage=3, **options),
     "zero1, shared": lambda *parts, **options: Zero(*parts, share_params=True, **options),
 }
 OPTIMIZERS: dict[str, Callable] = {

@@ -31,7 +31,7 @@ from trainer.precision import HALVES, make_16_bit, wide
 from trainer.rows import read_rows
 
 LOW = ("bf16", "fp16", "bf16_params", "fp16_params")
-CASES = [("single", 1), ("data_parallel", 3), ("zero1", 2), ("zero2", 3)]
+CASES = [("single", 1), ("data_parallel", 3), ("zero1", 2), ("zero2", 3), ("zero3", 2)]
 
 
 class Watched(nn.Sequential):

@@ -26,6 +26,7 @@ KINDS: dict[str, Callable] = {
     "data_parallel": DataParallel,
     "zero1": Zero,
     "zero2": lambda *parts, **options: Zero(*parts, stage=2, **options),
+    "zero3": lambda *parts, **options: Zero(*parts, stage=3, **options),
 }
 
 
