@@ -12,13 +12,12 @@ an error and no zero.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from trainer.blocks import Members
 from trainer.errors import TrainerError
@@ -131,7 +130,7 @@ class BlockHooks:
         if torch.is_grad_enabled() and use.trainable and not tensors and use.block.index:
             raise TrainerError(
                 f"block {use.block.name} has parameters to train, and returns no tensor that needs a "
-                "gradient: expected one, or a tuple, list or dict of such"
+                "gradient: expected one, or a tuple, list, dict or dataclass of such"
             )
         if tensors:
             first = [True]
@@ -183,4 +182,13 @@ class BlockHooks:
 
 
 def _with_gradient(values: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    """The tensors that need a gradient, in what a module takes or returns."""
+    if isinstance(values, Tensor):
+        return [values] if values.requires_grad else []
+    if isinstance(values, Mapping):
+        values = values.values()
+    elif is_dataclass(values):
+        values = vars(values).values()
+    elif not isinstance(values, (tuple, list)):
+        return []
+    return [tensor for value in values for tensor in _with_gradient(value)]

@@ -161,10 +161,10 @@ class Gathering:
             self.begin(ALONE + block.index)
         self._pass_by(self._sequence.index(block.index, self._position))
         self._start(self._position)
-        self._position += 1
-        if self._position < len(self._sequence):
-            self._start(self._position)
+        if self._position + 1 < len(self._sequence):
+            self._start(self._position + 1)
         self._wait(block)
+        self._position += 1
         block.hold()
         self._order.append(block.index)
 

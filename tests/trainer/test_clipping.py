@@ -88,7 +88,7 @@ def test_nothing_has_norm_0() -> None:
     assert clip([], 1.0) == 0.0
 
 
-@pytest.mark.parametrize("strategy", ["data_parallel", "zero1", "zero2"])
+@pytest.mark.parametrize("strategy", ["data_parallel", "zero1", "zero2", "zero3"])
 def test_every_strategy_clips_as_one_process_does(strategy: str, tmp_path: Path) -> None:
     def run(name: str, size: int) -> list[tuple[float, float]]:
         config = FitConfig(

@@ -112,6 +112,35 @@ def test_the_height_is_remembered() -> None:
     assert run_threads(1, rank) == [(4 * (64 + 320), 4 * (64 + 192 + 64 + 320))]
 
 
+def test_a_gather_whose_wait_was_interrupted_is_not_taken_for_the_next_one() -> None:
+    def rank(comm: Communicator) -> list[float]:
+        blocks, parameters = blocks_of(comm)
+        gathering = Gathering(comm, blocks)
+        wait = blocks[3].wait
+
+        def interrupted() -> None:
+            blocks[3].wait = wait  # type: ignore[method-assign]
+            raise KeyboardInterrupt
+
+        gathering.begin(FORWARD)
+        if comm.rank == 0:
+            blocks[3].wait = interrupted  # type: ignore[method-assign]
+            with pytest.raises(KeyboardInterrupt):
+                gathering.need(blocks[3])
+        gathering.begin(DONE)
+        for shard in blocks[3].shards:
+            shard.fill_(9)
+        gathering.begin(FORWARD)
+        gathering.need(blocks[3])
+        values: list[float] = parameters[3].unique().tolist()
+        gathering.free(blocks[3])
+        assert not blocks[3].coming and parameters[3].isnan().all()
+        gathering.begin(DONE)
+        return values
+
+    assert run_threads(2, rank) == [[9.0]] * 2
+
+
 def test_an_answer_whose_wait_was_interrupted_is_taken_later(monkeypatch: pytest.MonkeyPatch) -> None:
     def rank(comm: Communicator) -> None:
         blocks, parameters = blocks_of(comm)

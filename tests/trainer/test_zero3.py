@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,36 @@ def test_blocks_that_are_computed_again_to_their_end() -> None:
     """Otherwise torch stops where the last saved tensor is there, before the block returns."""
     with set_checkpoint_early_stop(False):
         assert_as_stage_2(2, lambda: Deep(checkpointed(False)), steps)
+
+
+@dataclass
+class Result:
+    values: dict[str, list[Tensor]]
+    size: int
+
+
+class Wrapping(nn.Linear):
+    def forward(self, x: Tensor) -> Result:
+        return Result({"y": [super().forward(x)]}, len(x))
+
+
+class Opaque(nn.Linear):
+    def forward(self, x: Tensor) -> set:
+        return {super().forward(x)}
+
+
+def test_tensors_are_found_in_what_blocks_return() -> None:
+    def make(kind: type[nn.Module], take: Callable) -> Callable[[], nn.Module]:
+        def deep() -> nn.Module:
+            model = Deep(lambda block, x: take(block(x)))
+            model.blocks = nn.ModuleList([kind(8, 8), kind(8, 8)])
+            return model
+
+        return deep
+
+    assert_as_stage_2(2, make(Wrapping, lambda result: result.values["y"][0]), steps)
+    with pytest.raises(TrainerError, match=r"block blocks.0 .* returns no tensor that needs a gradient"):
+        run(1, 3, make(Opaque, lambda result: result.pop()), steps)
 
 
 class Mixed(nn.Module):
