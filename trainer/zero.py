@@ -182,7 +182,7 @@ class Zero(Parallel):
 
         Under stages 2 and 3, which have no room for that, the gradients are reduced at once and this rank's
         part of them is added up: it is collective then, every rank enters it equally often, with or without a
-        backward, and has at most one backward in it.
+        backward, and has at most one backward in it, of forwards made in it.
         """
         if self._sums is None:
             with super().no_sync():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -188,10 +189,10 @@ def test_weights_that_are_loaded_between_steps_are_not_lost(kind: str) -> None:
                 model(inputs).sum().backward()
                 stepping.step()
                 if step == 1:
-                    parallel.wait() if isinstance(parallel, Zero) else None
-                    comm.barrier()
-                    model.load_state_dict({"weight": torch.full((1, 70), 4.0)})
-                    comm.barrier()
+                    with parallel.gathered() if isinstance(parallel, Zero) else nullcontext():
+                        comm.barrier()
+                        model.load_state_dict({"weight": torch.full((1, 70), 4.0)})
+                        comm.barrier()
             loaded = [own for group in stepping.param_groups for own in group["params"]]
             return torch.cat([own.detach().flatten() for own in loaded]).unique().tolist()
 

@@ -269,13 +269,15 @@ def test_several_forwards_of_a_step_in_any_nesting() -> None:
     def nested(parallel: Zero, model: nn.Module, stepping: torch.optim.Optimizer, comm: Communicator) -> None:
         for seed in range(3):
             stepping.zero_grad()
-            one, other = (deep_loss(model, seed + more, comm) for more in (0, 10))
             with parallel.no_sync():
-                other.backward()
-                deep_loss(model, seed + 20, comm).backward()
+                one, other = (deep_loss(model, seed + more, comm) for more in (0, 10))
+                (one + other).backward()
                 with torch.no_grad():
                     model(tokens(seed, comm))
-            one.backward()
+            last = deep_loss(model, seed + 20, comm)
+            with torch.no_grad():
+                model(tokens(seed, comm))
+            last.backward()
             stepping.step()
 
     assert_as_stage_2(2, Deep, nested)
