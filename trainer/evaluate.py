@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pycomm import Communicator
 from trainer.data import Split, Task
+from trainer.reading.loading import readable
 
 CHUNK = 1024  # samples, or tokens, in one forward
 
@@ -35,11 +35,6 @@ def evaluate(model: nn.Module, task: Task, split: Split, comm: Communicator) -> 
     return {**values, "count": int(count)}
 
 
-def share(count: int, rank: int, size: int) -> Tensor:
-    """The indices of this rank's samples: part `rank` of numpy.array_split(range(count), size)."""
-    return torch.from_numpy(np.array_split(np.arange(count), size)[rank])
-
-
 def forwards(
     model: nn.Module, task: Task, split: Split, comm: Communicator
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -47,17 +42,12 @@ def forwards(
 
     The model is in evaluation mode meanwhile. Does not communicate.
     """
-    inputs, targets = split
-    mine = share(len(inputs), comm.rank, comm.size)
-    if not len(mine):
-        return
-    most = int(task.counts(targets[mine]).max())
     training = model.training
     model.eval()
     try:
-        for chunk in mine.split(max(1, CHUNK // max(1, most))):
+        for inputs, targets in readable(split).chunks(task, comm.rank, comm.size, CHUNK):
             with torch.no_grad():
-                outputs = model(inputs[chunk])
-            yield outputs, targets[chunk]
+                outputs = model(inputs)
+            yield outputs, targets
     finally:
         model.train(training)

@@ -17,9 +17,9 @@ def forward_backward(
     """Leaves the gradients of this rank's loss in the parameters; none if the rank has no sample."""
     if not len(batch.indices):
         return StepLoss(0.0, batch, step, comm, trouble, written=written)
-    inputs, targets = run.dataset.train
+    inputs, targets = run.source.take(batch.indices)
     with trace_span("forward", step=step):
-        summed: Tensor = run.dataset.task.loss(run.model(inputs[batch.indices]), targets[batch.indices])
+        summed: Tensor = run.dataset.task.loss(run.model(inputs), targets)
     loss = StepLoss(summed.item(), batch, step, comm, trouble, written=written)
     with trace_span("backward", step=step):
         run.strategy.loss(summed, batch).backward()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,16 @@ from pycomm import Communicator
 from trainer.checkpoint.resuming import check_same, facts
 from trainer.checkpoint.stored import Checkpoint
 from trainer.config import FitConfig
-from trainer.data import DATA, Dataset
+from trainer.data import Dataset
 from trainer.errors import TrainerError
 from trainer.files import on_every_rank
 from trainer.models import MODELS
 from trainer.optimizers import make_optimizer
-from trainer.registry import together
-from trainer.sampler import Sampler
+from trainer.reading import Share, Source
+from trainer.reading.loading import Loaded, Reading, load, readable
+from trainer.reading.workers import Workers
+from trainer.registry import taken, together
 from trainer.schedules import make_schedule, replay
-from trainer.state import check_equal, data_sha256
 from trainer.stopping import Stopping
 from trainer.strategy import STRATEGIES, Strategy
 from trainer.validation import Validation, check_patience
@@ -41,18 +41,19 @@ class Local:
     data_sha256: str
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    sampler: Sampler
+    source: Source
     steps: int
     schedule: LRScheduler
 
 
 @dataclass
 class Run(Local):
-    """`done`: steps that an earlier run has done."""
+    """`done`: steps that an earlier run has done. `spread`: of samples over ranks, where each has its own."""
 
     strategy: Strategy
     validation: Validation
     done: int
+    spread: dict[str, Any] | None = None
 
     def save(self, path: Path, step: int) -> None:
         """Writes the model, as it is after that step. One rank calls it. Raises TrainerError."""
@@ -60,7 +61,7 @@ class Run(Local):
 
     def facts(self, config: FitConfig, step: int) -> dict[str, Any]:
         """What a checkpoint after that step says besides its tensors."""
-        return facts(config, self.model, self.sampler, self.data_sha256, self.validation.stopping, step)
+        return facts(config, self.model, self.source, self.data_sha256, self.validation.stopping, step)
 
 
 def prepare(
@@ -72,48 +73,61 @@ def prepare(
     Raises CollectiveError where the parts of some rank cannot be made, or its data are other data, or the
     checkpoint is one of another run.
     """
-    local = on_every_rank(comm, lambda: _local(config, comm.rank, ranks or comm.size, checkpoint))
-    check_equal(local.data_sha256, comm, f"data {config.data!r}")
+    reading = reading_of(config, comm, ranks)
+    loaded = load(config.data, config.data_options, reading, comm)
+    batch, task = config.global_batch_for(reading.size), loaded.dataset.task
+    share = Share(comm, reading.rank, reading.size, batch, config.seed, task)
+    source = readable(loaded.dataset.train).source(share)
+    local = on_every_rank(comm, lambda: _local(config, loaded, source, checkpoint))
     strategy = on_every_rank(comm, lambda: _strategy(config, comm, local))
-    every = config.evaluation_steps_for(local.sampler.steps_per_epoch)
+    every = config.evaluation_steps_for(source.steps_per_epoch)
     stopping = Stopping(config.patience, config.tolerance)
     validation = Validation(local.model, local.dataset, strategy, comm, every, local.steps, stopping)
     if checkpoint is None:
-        return Run(**vars(local), strategy=strategy, validation=validation, done=0)
+        return Run(**vars(local), strategy=strategy, validation=validation, done=0, spread=loaded.spread)
     on_every_rank(comm, lambda: _load(strategy, checkpoint))
     stopping.restore(checkpoint.index["stopping"])
     validation.resume(checkpoint.step)
-    return Run(**vars(local), strategy=strategy, validation=validation, done=checkpoint.step)
+    done = checkpoint.step
+    return Run(**vars(local), strategy=strategy, validation=validation, done=done, spread=loaded.spread)
 
 
-def build_dataset(name: str, seed: int, options: Mapping[str, object]) -> Dataset:
-    return DATA.build(name, **together("data_options", options, {"seed": seed}, "--seed"))
+def reading_of(config: FitConfig, comm: Communicator, ranks: int | None = None) -> Reading:
+    """How a rank of that many reads the data of a run."""
+    workers = Workers(config.workers, config.worker_start)
+    return Reading(config.seed, workers, config.data_local, comm.rank, ranks or comm.size)
 
 
 def build_model(config: FitConfig, dataset: Dataset) -> nn.Module:
-    """The model, with initial parameters drawn from the seed; the data set decides its outer sizes."""
-    options = together("model_options", config.model_options, dataset.shape, f"data {config.data!r}")
+    """The model, with initial parameters drawn from the seed; the data set decides its outer sizes, of those
+    that a model of the user's own takes."""
+    shape = dataset.shape
+    if ":" in config.model:
+        shape = taken(MODELS.factory(config.model), shape)
+    options = together("model_options", config.model_options, shape, f"data {config.data!r}")
     with _SEEDED:
         torch.manual_seed(config.seed)
-        return MODELS.build(config.model, **options)
+        model = MODELS.build(config.model, **options)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise TrainerError(
+            f"model {config.model!r}: expected a parameter to train, got none that needs gradients"
+        )
+    return model
 
 
-def _local(config: FitConfig, rank: int, ranks: int, checkpoint: Checkpoint | None) -> Local:
-    dataset = build_dataset(config.data, config.seed, config.data_options)
+def _local(config: FitConfig, loaded: Loaded, source: Source, checkpoint: Checkpoint | None) -> Local:
+    dataset = loaded.dataset
     check_patience(config.patience, dataset)
     model = build_model(config, dataset)
     optimizer = make_optimizer(config.optimizer, model.parameters(), config.lr, **config.optimizer_options)
-    counts = dataset.task.counts(dataset.train[1])
-    sampler = Sampler(len(counts), config.global_batch_for(ranks), config.seed, rank, ranks, counts)
-    steps = config.steps_for(sampler.steps_per_epoch)
+    source.steps = steps = config.steps_for(source.steps_per_epoch)
     schedule = make_schedule(
         config.schedule, optimizer, steps, config.warmup_steps, **config.schedule_options
     )
-    sha256 = data_sha256(dataset)
     if checkpoint is not None:
-        check_same(checkpoint, config, model, sampler, sha256)
+        check_same(checkpoint, config, model, source, loaded.sha256)
         replay(schedule, optimizer, checkpoint.step)
-    return Local(dataset, sha256, model, optimizer, sampler, steps, schedule)
+    return Local(dataset, loaded.sha256, model, optimizer, source, steps, schedule)
 
 
 def _strategy(config: FitConfig, comm: Communicator, local: Local) -> Strategy:

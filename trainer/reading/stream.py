@@ -1,0 +1,279 @@
+"""Splits that are IterableDatasets: samples come one after another, and only the last one tells how many.
+
+How ranks share a stream:
+- It yields the same on every rank: every rank reads all of it, the global batch of a step is the next samples
+  of it, and a rank keeps its part of them. So is every worker's: worker w of K cuts every K-th batch. Steps
+  depend on neither the number of ranks nor of workers.
+- It has a method `shard(index, count)`, which returns the index-th of `count` streams that have every sample
+  once between them: worker w of K on rank r of N reads shard (r K + w, N K) and nothing else.
+- With data_local it is the rank's own.
+In the last two a rank takes its part of a global batch from its own readers, in turns, while they last.
+
+All ranks learn in each step how many samples it has, by one small all-gather. An epoch ends when no rank has
+one left; a rank whose share ends earlier takes part without samples. A run is resumed by reading the epoch
+again up to where it was.
+
+A stream draws its random numbers from generators that are seeded at the beginning of an epoch, by (seed,
+epoch) where all ranks read it, else by (seed, epoch, reader) too; `set_epoch(epoch)` is called then if there
+is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from trainer.errors import CollectiveError, TrainerError
+from trainer.reading import Pair, Readable, Share, Source, chunk_of
+from trainer.reading.agreement import Agreement
+from trainer.reading.mapped import good
+from trainer.reading.randomness import Draws
+from trainer.reading.samples import PROBE, Batching, Collate, Failure, described, no_rows
+from trainer.reading.workers import Loader, Workers
+from trainer.sampler import Batch
+
+if TYPE_CHECKING:
+    from trainer.data import Task
+
+
+class Stream(Readable):
+    """`name`: of the split, for messages."""
+
+    count = None
+
+    def __init__(
+        self, dataset: Any, name: str, seed: int, workers: Workers, collate: Collate | None = None
+    ) -> None:
+        self._dataset = dataset
+        self._name = name
+        self._seed = seed
+        self._workers = workers
+        self._batching = Batching(name, collate)
+        self._sharded = hasattr(dataset, "shard")
+        self._first: Pair | None = None
+
+    def source(self, share: Share) -> Source:
+        return self.source_of(share, share.rank, share.size)
+
+    def source_of(self, share: Share, rank: int, size: int) -> Source:
+        """Of a stream that `size` ranks read."""
+        sizes = [len(part) for part in np.array_split(np.empty(share.global_batch), share.size)]
+        whole = None if self._sharded or size < share.size else share.global_batch
+        words = () if whole else (share.rank,)
+        cut = Cut(rank, size, whole, sizes[share.rank], words)
+        reader = Reader(self._dataset, self._name, self._seed, self._batching, cut)
+        readers = None if whole else share.size * max(1, self._workers.count)
+        empty = no_rows(self.first())
+        return StreamSource(reader, self._workers, Agreement(share.comm, share.task), share, readers, empty)
+
+    def chunks(self, task: Task, rank: int, size: int, most: int) -> Iterator[Pair]:
+        each = chunk_of(task, self.first()[1], most)
+        stream = _stream(self._dataset, rank, size) if self._sharded else self._dataset
+        own = Samples(stream, self._name, PROBE, Draws(self._seed, PROBE))
+        mine = own if self._sharded else islice(own, rank, None, size)
+        for number in count():
+            block = list(islice(mine, each))
+            if not block:
+                return
+            yield good(self._batching([(number * each + row, sample) for row, sample in enumerate(block)]))
+
+    def identity(self) -> Iterator[Tensor]:
+        """Its first sample."""
+        yield from self.first()
+
+    def first(self) -> Pair:
+        if self._first is None:
+            stream = _stream(self._dataset, 0, 1) if self._sharded else self._dataset
+            block = list(islice(Samples(stream, self._name, PROBE, Draws(self._seed, PROBE)), 1))
+            if not block:
+                raise TrainerError(f"{self._name} data: expected a stream of samples, got one that is empty")
+            self._first = good(self._batching([(0, block[0])]))
+        return self._first
+
+    def arranged(self, parts: Sequence[Tensor]) -> Tensor:
+        """A stream that all ranks read was dealt sample by sample."""
+        if self._sharded:
+            return super().arranged(parts)
+        rows = parts[0].new_empty((sum(map(len, parts)), *parts[0].shape[1:]))
+        for rank, part in enumerate(parts):
+            rows[rank :: len(parts)] = part
+        return rows
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What of a stream a rank takes for each step. `whole`: the global batch of a stream that all ranks read,
+    of which this is part `rank` of `size`; None: `each` samples, of its own. `words`: for its random
+    numbers."""
+
+    rank: int
+    size: int
+    whole: int | None
+    each: int
+    words: tuple[int, ...]
+
+
+class Samples(Iterator[Any]):
+    """A stream's samples, drawn from generators of their own. An error is a Failure, and the last one."""
+
+    def __init__(self, dataset: Any, name: str, epoch: int, draws: Draws) -> None:
+        self._dataset = dataset
+        self._name = name
+        self._epoch = epoch
+        self._draws = draws
+        self._iterator: Iterator[Any] | None = None
+        self._number = -1
+        self._failed = False
+
+    def __next__(self) -> Any:
+        if self._failed:
+            raise StopIteration
+        self._number += 1
+        with self._draws.drawing():
+            try:
+                if self._iterator is None:
+                    if hasattr(self._dataset, "set_epoch"):
+                        self._dataset.set_epoch(self._epoch)
+                    self._iterator = iter(self._dataset)
+                return next(self._iterator)
+            except StopIteration:
+                raise
+            except Exception as error:
+                self._failed = True
+                return Failure(f"{self._name} sample {self._number} of the stream: {described(error)}")
+
+
+class Reader(IterableDataset[Any]):
+    """This rank's batches of an epoch; in a worker, those that fall to it. `epoch` is set before each."""
+
+    def __init__(self, dataset: Any, name: str, seed: int, batching: Batching, cut: Cut) -> None:
+        self._dataset = dataset
+        self._name = name
+        self._seed = seed
+        self._batching = batching
+        self._cut = cut
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        cut = self._cut
+        reader, readers = cut.rank * workers + worker, cut.size * workers
+        split = hasattr(self._dataset, "shard")
+        words = (self._seed, self.epoch, *cut.words, *([worker] if split else []))
+        stream = _stream(self._dataset, reader, readers) if split else self._dataset
+        samples = Samples(stream, self._name, self.epoch, Draws(*words))
+        first = 0
+        for number in count():
+            block = list(islice(samples, cut.whole or cut.each))
+            if not block:
+                return
+            if split or number % workers == worker:
+                yield self._batch(first, block)
+            first += len(block)
+
+    def _batch(self, first: int, block: list[Any]) -> Pair | Failure | None:
+        cut = self._cut
+        rows = np.arange(len(block))
+        mine = np.array_split(rows, cut.size)[cut.rank] if cut.whole else rows
+        return self._batching([(first + int(row), block[row]) for row in mine])
+
+
+class StreamSource(Source):
+    """`readers`: how many have shards of their own; None where every rank reads the whole stream."""
+
+    steps_per_epoch = None
+    samples = None
+
+    def __init__(
+        self,
+        reader: Reader,
+        workers: Workers,
+        agreement: Agreement,
+        share: Share,
+        readers: int | None,
+        empty: Pair,
+    ) -> None:
+        self.global_batch = share.global_batch
+        self._reader = reader
+        self._workers = workers
+        self._agreement = agreement
+        self._readers = readers
+        self._empty = empty
+        self._loader: Loader | None = None
+        self._ended = False  # this rank's share of the epoch
+        self._epoch = 0
+        self._batches = 0  # steps done in the epoch
+        self._skip = 0  # batches to read before the next one
+        self._pair = empty
+
+    def batch(self, step: int) -> Batch:
+        for _ in range(2):
+            pair = self._next()
+            self._pair = self._empty if pair is None else pair
+            mine = len(self._pair[0]), self._agreement.count(self._pair[1])
+            told = self._agreement.told([*mine, self.trouble is not None, not self._ended])
+            samples, total, troubled, going_on = told.sum(axis=0).tolist()
+            if troubled or samples:
+                self._batches += 1
+                return Batch(self._epoch, torch.arange(mine[0]), samples, mine[1], max(1, total))
+            assert not going_on
+            self._begin(self._epoch + 1)
+        raise CollectiveError(f"epoch {self._epoch - 1} of the training stream has no sample on any rank")
+
+    def take(self, indices: Tensor) -> Pair:
+        inputs, targets = self._pair
+        return (inputs, targets) if len(indices) == len(inputs) else (inputs[indices], targets[indices])
+
+    def position(self, step: int) -> dict[str, Any]:
+        return {"epoch": self._epoch, "batches": self._batches, "readers": self._readers}
+
+    def resume(self, position: dict[str, Any], step: int, of: str) -> None:
+        if position.get("readers", -1) != self._readers:
+            raise TrainerError(
+                f"{of}: the stream was read in {position.get('readers', 'no')} shards, one for each rank and "
+                f"worker, and is now in {self._readers}: resume with as many ranks and workers"
+            )
+        self._begin(position["epoch"])
+        self._batches = position["batches"]
+        self._skip = position["batches"]
+
+    def close(self) -> None:
+        if self._loader is not None:
+            self._loader.close()
+
+    def _begin(self, epoch: int) -> None:
+        self.close()
+        self._loader, self._ended = None, False
+        self._epoch, self._batches = epoch, 0
+
+    def _next(self) -> Pair | None:
+        """None at the end, where this rank has no sample of the batch, and after trouble."""
+        if self._ended or self.trouble is not None:
+            return None
+        try:
+            if self._loader is None:
+                self._reader.epoch = self._epoch
+                self._loader = Loader(self._reader, self._workers)
+            for _ in range(self._skip):
+                next(self._loader)
+            self._skip = 0
+            pair = next(self._loader)
+            return None if pair is None else good(pair)
+        except StopIteration:
+            self._ended, self._skip = True, 0
+        except TrainerError as error:
+            self.trouble = error
+        return None
+
+
+def _stream(dataset: Any, index: int, parts: int) -> Any:
+    """One of the streams that `shard` makes."""
+    return dataset.shard(index, parts)
