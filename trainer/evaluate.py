@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pycomm import Communicator
 from trainer.data import Split, Task
-from trainer.reading.loading import readable
+from trainer.reading.memory import readable
 
 CHUNK = 1024  # samples, or tokens, in one forward
 
@@ -20,7 +20,7 @@ def evaluate(model: nn.Module, task: Task, split: Split, comm: Communicator) -> 
     All ranks get the same numbers; sums are added in float64.
     """
     sums = torch.zeros(2 + len(task.measures), dtype=torch.float64)
-    for outputs, expected in forwards(model, task, split, comm):
+    for outputs, expected in forwards(model, task, split, comm.rank, comm.size):
         sums += torch.tensor(
             [
                 task.counts(expected).sum().item(),
@@ -36,16 +36,16 @@ def evaluate(model: nn.Module, task: Task, split: Split, comm: Communicator) -> 
 
 
 def forwards(
-    model: nn.Module, task: Task, split: Split, comm: Communicator
+    model: nn.Module, task: Task, split: Split, part: int, parts: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The model's outputs, and the targets, for this rank's samples: in their order, some at a time.
+    """The model's outputs, and the targets, for part `part` of `parts` of the samples, some at a time.
 
     The model is in evaluation mode meanwhile. Does not communicate.
     """
     training = model.training
     model.eval()
     try:
-        for inputs, targets in readable(split).chunks(task, comm.rank, comm.size, CHUNK):
+        for inputs, targets in readable(split).chunks(task, part, parts, CHUNK):
             with torch.no_grad():
                 outputs = model(inputs)
             yield outputs, targets

@@ -17,7 +17,8 @@ from trainer.errors import TrainerError
 from trainer.evaluate import forwards
 from trainer.files import on_every_rank, on_rank_0, replacing
 from trainer.preparation import build_model, reading_of
-from trainer.reading.loading import load, readable
+from trainer.reading.loading import load
+from trainer.reading.memory import readable
 from trainer.weights import FINAL, load_weights, trained_on
 
 
@@ -33,7 +34,8 @@ def predict(config: PredictConfig, comm: Communicator) -> dict[str, Any]:
     run, weights = on_every_rank(comm, lambda: _run_of(config))
     trained = _load(config, run, weights, comm)
     task, split = trained.dataset.task, trained.split
-    parts = [task.predict(outputs) for outputs, _ in forwards(trained.model, task, split, comm)]
+    outputs = forwards(trained.model, task, split, comm.rank, comm.size)
+    parts = [task.predict(output) for output, _ in outputs]
     counts = comm.all_gather(np.array([sum(map(len, parts))])).tolist()
     rows = _gather(torch.cat(parts) if parts else None, counts, comm)
     on_rank_0(comm, lambda: _write(config.out, readable(split).arranged(rows)))

@@ -21,7 +21,8 @@ from trainer.files import on_every_rank
 from trainer.models import MODELS
 from trainer.optimizers import make_optimizer
 from trainer.reading import Share, Source
-from trainer.reading.loading import Loaded, Reading, load, readable
+from trainer.reading.loading import Loaded, Reading, load
+from trainer.reading.memory import readable
 from trainer.reading.workers import Workers
 from trainer.registry import taken, together
 from trainer.schedules import make_schedule, replay

@@ -116,11 +116,11 @@ def imported(kind: str, name: str) -> Callable[..., Any]:
         raise TrainerError(
             f"{kind} {name!r}: importing {path}: {type(error).__name__}: {error} ({where})"
         ) from error
-    factory: Any = module
+    factory: Any = module  # the T of the registry, which only a call can show
     for part in attribute.split("."):
         factory = getattr(factory, part, None)
     if not callable(factory):
-        there = [each for each, value in vars(module).items() if callable(value) and each[0] != "_"]
+        there = [each for each, value in vars(module).items() if getattr(value, "__module__", "") == path]
         raise TrainerError(
             f"{kind} {name!r}: {path} has no function {attribute!r}; it has {', '.join(there) or 'none'}"
         )

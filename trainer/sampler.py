@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,10 @@ class Batch:
     global_samples: int
     local_count: int
     global_count: int
+
+    def without_mine(self) -> Batch:
+        """The same step of a rank that could not read its samples."""
+        return replace(self, indices=self.indices[:0], local_count=0)
 
 
 class Order(ABC):

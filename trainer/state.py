@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pycomm import Communicator
 from trainer.data import Dataset
 from trainer.errors import CollectiveError
-from trainer.reading import Readable
+from trainer.reading.memory import readable
 
 
 def broadcast(tensors: Iterable[Tensor], comm: Communicator) -> None:
@@ -48,7 +48,7 @@ def data_sha256(dataset: Dataset) -> str:
     return hash_of(
         (f"{name}.{index}", tensor)
         for name, split in dataset.splits().items()
-        for index, tensor in enumerate(split.identity() if isinstance(split, Readable) else split)
+        for index, tensor in enumerate(readable(split).identity())
     )
 
 

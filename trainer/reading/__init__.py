@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pycomm import Communicator
 from trainer.errors import TrainerError
-from trainer.sampler import Batch, Order
+from trainer.sampler import Batch, Order, Sampler
 
 if TYPE_CHECKING:
     from trainer.data import Task
@@ -39,6 +39,10 @@ class Share:
     global_batch: int
     seed: int
     task: Task
+
+    def sampler(self, count: int, counts: Tensor | None = None) -> Sampler:
+        """Of so many samples, the same on all ranks."""
+        return Sampler(count, self.global_batch, self.seed, self.rank, self.size, counts)
 
 
 class Source(ABC):
@@ -87,9 +91,9 @@ class Readable(ABC):
         """For training. Does not communicate, unless each rank has its own."""
 
     @abstractmethod
-    def chunks(self, task: Task, rank: int, size: int, most: int) -> Iterator[Pair]:
-        """This rank's share for evaluation, at most so many samples or tokens at a time. Over all ranks
-        every sample comes once. Does not communicate."""
+    def chunks(self, task: Task, part: int, parts: int, most: int) -> Iterator[Pair]:
+        """Part `part` of `parts` for evaluation, one for each rank; at most so many samples or tokens at a
+        time. In all parts together every sample comes once. Does not communicate."""
 
     @abstractmethod
     def identity(self) -> Iterator[Tensor]:

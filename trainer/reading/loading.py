@@ -14,10 +14,9 @@ from pycomm import Communicator
 from trainer.data import DATA, Dataset, Split
 from trainer.errors import TrainerError
 from trainer.files import on_every_rank
-from trainer.reading import Readable
 from trainer.reading.local import Own
 from trainer.reading.mapped import Mapped
-from trainer.reading.memory import Memory
+from trainer.reading.memory import readable
 from trainer.reading.samples import has_nan, nan_row
 from trainer.reading.statistics import spread, standardised
 from trainer.reading.stream import Stream
@@ -81,11 +80,6 @@ def factory_options(name: str, options: Mapping[str, Any], reading: Reading) -> 
     if ":" in name:
         decided = taken(DATA.factory(name), decided)
     return together("data_options", given, decided, "--seed and the launcher")
-
-
-def readable(split: Split) -> Readable:
-    """Tensors too."""
-    return Memory(split) if isinstance(split, tuple) else split  # type: ignore[return-value]
 
 
 def _readable(name: str, split: Split, dataset: Dataset, reading: Reading) -> Split:

@@ -104,7 +104,7 @@ class Own(Readable):
         order = LocalOrder(sizes, share.global_batch, share.seed, share.rank)
         return mine.source_in(order, share)
 
-    def chunks(self, task: Task, rank: int, size: int, most: int) -> Iterator[Pair]:
+    def chunks(self, task: Task, part: int, parts: int, most: int) -> Iterator[Pair]:
         return self.mine.chunks(task, 0, 1, most)
 
     def identity(self) -> Iterator[Tensor]:

@@ -17,10 +17,10 @@ from torch import Tensor
 from trainer.errors import TrainerError
 from trainer.reading import Indexed, Pair, Share, Source, chunk_of
 from trainer.reading.agreement import Agreement, agreement_on
-from trainer.reading.memory import part
+from trainer.reading.memory import part_of
 from trainer.reading.samples import PROBE, Batching, Collate, Failure, Items, Key, no_rows
 from trainer.reading.workers import Loader, Workers
-from trainer.sampler import Batch, Order, Sampler
+from trainer.sampler import Batch, Order
 
 if TYPE_CHECKING:
     from trainer.data import Task
@@ -41,16 +41,15 @@ class Mapped(Indexed):
         self._first: Pair | None = None
 
     def source(self, share: Share) -> Source:
-        order = Sampler(self.count, share.global_batch, share.seed, share.rank, share.size)
-        return self.source_in(order, share)
+        return self.source_in(share.sampler(self.count), share)
 
     def source_in(self, order: Order, share: Share) -> Source:
         items = Items(self._dataset, self._name, self._seed, order.first)
         empty = no_rows(self.first())
         return MappedSource(items, self._batching, order, self._workers, agreement_on(share), empty)
 
-    def chunks(self, task: Task, rank: int, size: int, most: int) -> Iterator[Pair]:
-        keys = [(PROBE, int(index)) for index in part(self.count, rank, size)]
+    def chunks(self, task: Task, part: int, parts: int, most: int) -> Iterator[Pair]:
+        keys = [(PROBE, int(index)) for index in part_of(self.count, part, parts)]
         if not keys:
             return
         each = chunk_of(task, self.first()[1], most)
@@ -114,8 +113,7 @@ class MappedSource(Source):
             pair = self._empty if pair is None else good(pair)
         except TrainerError as error:
             self.trouble = error
-            batch, pair = self._order.batch(step), self._empty
-            batch = Batch(batch.epoch, batch.indices[:0], batch.global_samples, 0, batch.global_count)
+            batch, pair = self._order.batch(step).without_mine(), self._empty
         self._loaded = Loaded(batch.indices, pair)
         return batch if self._agreement is None else self._agreement.counted(batch, pair[1])
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.reading import Indexed, Pair, Share, Source, chunk_of
+from trainer.reading import Indexed, Pair, Readable, Share, Source, chunk_of
 from trainer.reading.agreement import Agreement, agreement_on
-from trainer.sampler import Batch, Order, Sampler
+from trainer.sampler import Batch, Order
 
 if TYPE_CHECKING:
-    from trainer.data import Task
+    from trainer.data import Split, Task
 
 
 class Memory(Indexed):
@@ -25,15 +25,14 @@ class Memory(Indexed):
 
     def source(self, share: Share) -> Source:
         counts = share.task.counts(self.pair[1])
-        order = Sampler(len(counts), share.global_batch, share.seed, share.rank, share.size, counts)
-        return MemorySource(self.pair, order)
+        return MemorySource(self.pair, share.sampler(len(counts), counts))
 
     def source_in(self, order: Order, share: Share) -> Source:
         return MemorySource(self.pair, order, agreement_on(share))
 
-    def chunks(self, task: Task, rank: int, size: int, most: int) -> Iterator[Pair]:
+    def chunks(self, task: Task, part: int, parts: int, most: int) -> Iterator[Pair]:
         inputs, targets = self.pair
-        mine = part(len(inputs), rank, size)
+        mine = part_of(len(inputs), part, parts)
         if len(mine):
             for chunk in mine.split(chunk_of(task, targets[mine], most)):
                 yield inputs[chunk], targets[chunk]
@@ -73,6 +72,14 @@ class MemorySource(Source):
         self._order.check(position, step, of)
 
 
-def part(count: int, rank: int, size: int) -> Tensor:
-    """The indices of a rank's samples: part `rank` of numpy.array_split(range(count), size)."""
-    return torch.from_numpy(np.array_split(np.arange(count), size)[rank])
+def readable(split: Split) -> Readable:
+    """What a data set that has been loaded has: tensors, or what reads something else."""
+    if isinstance(split, tuple):
+        return Memory(split)
+    assert isinstance(split, Readable)
+    return split
+
+
+def part_of(count: int, part: int, parts: int) -> Tensor:
+    """The indices of that part's samples, as numpy.array_split(range(count), parts) has them."""
+    return torch.from_numpy(np.array_split(np.arange(count), parts)[part])

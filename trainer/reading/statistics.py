@@ -13,7 +13,7 @@ from trainer.errors import TrainerError
 from trainer.files import on_every_rank
 from trainer.reading import Readable
 from trainer.reading.local import Own
-from trainer.reading.memory import Memory
+from trainer.reading.memory import Memory, readable
 
 if TYPE_CHECKING:
     from trainer.data import Dataset
@@ -80,8 +80,6 @@ def spread(dataset: Dataset, comm: Communicator) -> dict[str, Any]:
 
 
 def _memory(name: str, split: Any) -> Memory:
-    from trainer.reading.loading import readable
-
     read = readable(split)
     read = read.mine if isinstance(read, Own) else read
     if not isinstance(read, Memory) or not read.pair[0].is_floating_point():

@@ -73,11 +73,11 @@ class Stream(Readable):
         empty = no_rows(self.first())
         return StreamSource(reader, self._workers, Agreement(share.comm, share.task), share, readers, empty)
 
-    def chunks(self, task: Task, rank: int, size: int, most: int) -> Iterator[Pair]:
+    def chunks(self, task: Task, part: int, parts: int, most: int) -> Iterator[Pair]:
         each = chunk_of(task, self.first()[1], most)
-        stream = _stream(self._dataset, rank, size) if self._sharded else self._dataset
-        own = Samples(stream, self._name, PROBE, Draws(self._seed, PROBE))
-        mine = own if self._sharded else islice(own, rank, None, size)
+        stream = self._dataset.shard(part, parts) if self._sharded else self._dataset
+        samples = Samples(stream, self._name, PROBE, Draws(self._seed, PROBE))
+        mine = samples if self._sharded else islice(samples, part, None, parts)
         for number in count():
             block = list(islice(mine, each))
             if not block:
@@ -90,7 +90,7 @@ class Stream(Readable):
 
     def first(self) -> Pair:
         if self._first is None:
-            stream = _stream(self._dataset, 0, 1) if self._sharded else self._dataset
+            stream = self._dataset.shard(0, 1) if self._sharded else self._dataset
             block = list(islice(Samples(stream, self._name, PROBE, Draws(self._seed, PROBE)), 1))
             if not block:
                 raise TrainerError(f"{self._name} data: expected a stream of samples, got one that is empty")
@@ -168,7 +168,7 @@ class Reader(IterableDataset[Any]):
         reader, readers = cut.rank * workers + worker, cut.size * workers
         split = hasattr(self._dataset, "shard")
         words = (self._seed, self.epoch, *cut.words, *([worker] if split else []))
-        stream = _stream(self._dataset, reader, readers) if split else self._dataset
+        stream = self._dataset.shard(reader, readers) if split else self._dataset
         samples = Samples(stream, self._name, self.epoch, Draws(*words))
         first = 0
         for number in count():
@@ -272,8 +272,3 @@ class StreamSource(Source):
         except TrainerError as error:
             self.trouble = error
         return None
-
-
-def _stream(dataset: Any, index: int, parts: int) -> Any:
-    """One of the streams that `shard` makes."""
-    return dataset.shard(index, parts)
