@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from pycomm import Communicator
+from trainer import streams
 from trainer.checkpoint.resuming import check_same, facts
 from trainer.checkpoint.stored import Checkpoint
 from trainer.config import FitConfig
@@ -30,8 +30,6 @@ from trainer.stopping import Stopping
 from trainer.strategy import STRATEGIES, Strategy
 from trainer.validation import Validation, check_patience
 from trainer.weights import save_weights
-
-_SEEDED = threading.Lock()  # ranks that are threads share torch's generator
 
 
 @dataclass
@@ -106,7 +104,7 @@ def build_model(config: FitConfig, dataset: Dataset) -> nn.Module:
     if ":" in config.model:
         shape = taken(MODELS.factory(config.model), shape)
     options = together("model_options", config.model_options, shape, f"data {config.data!r}")
-    with _SEEDED:
+    with streams.SHARED:
         torch.manual_seed(config.seed)
         model = MODELS.build(config.model, **options)
     if not any(parameter.requires_grad for parameter in model.parameters()):

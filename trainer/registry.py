@@ -10,12 +10,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from trainer.errors import TrainerError
+from trainer.errors import TrainerError, described
 
 T = TypeVar("T")
 Factory = TypeVar("Factory", bound=Callable[..., Any])
@@ -111,11 +110,7 @@ def imported(kind: str, name: str) -> Callable[..., Any]:
             f"{kind} {name!r}: no module {error.name!r} in the current folder ({Path.cwd()}) or on PYTHONPATH"
         ) from error
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(place.filename).name}, line {place.lineno}"
-        raise TrainerError(
-            f"{kind} {name!r}: importing {path}: {type(error).__name__}: {error} ({where})"
-        ) from error
+        raise TrainerError(f"{kind} {name!r}: importing {path}: {described(error)}") from error
     factory: Any = module  # the T of the registry, which only a call can show
     for part in attribute.split("."):
         factory = getattr(factory, part, None)
@@ -153,20 +148,15 @@ def bind(what: str, make: Callable[..., Any], /, *args: Any, **options: Any) -> 
 def call(what: str, make: Callable[..., T], /, *args: Any, **options: Any) -> T:
     """make(*args, **options).
 
-    Raises TrainerError for options that it does not take, with those it takes, and for the TypeError or
-    ValueError of one that cannot work with their values, with what it got and where it failed.
+    Raises TrainerError for options that it does not take, with those it takes, and for the TypeError,
+    ValueError or OSError of one that cannot work with their values, with what it got and where it failed.
     """
     bind(what, make, *args, **options)
     try:
         return make(*args, **options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OSError) as error:
         given = ", ".join(f"{name}={value!r}" for name, value in options.items())
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        said = str(error).partition("\n")[0]
-        raise TrainerError(
-            f"{what} with {given or 'no options'}: {type(error).__name__}: {said} "
-            f"({Path(place.filename).name}, line {place.lineno})"
-        ) from error
+        raise TrainerError(f"{what} with {given or 'no options'}: {described(error)}") from error
 
 
 def together(name: str, options: Mapping[str, Any], decided: Mapping[str, Any], by: str) -> dict[str, Any]:

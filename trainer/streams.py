@@ -6,11 +6,18 @@ resumed draws what it would have drawn, and none draws what another does.
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import torch
+
+SHARED = (
+    threading.Lock()
+)  # ranks that are threads share the generators: who seeds one and then draws holds it
 
 
 def begin(seed: int, step: int, stream: int) -> None:
     """Sets torch's generator for what `stream` computes in that step. Other generators are left alone."""
     drawn = np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)
-    torch.default_generator.manual_seed(int(drawn[0] >> 1))
+    with SHARED:
+        torch.default_generator.manual_seed(int(drawn[0] >> 1))

@@ -41,7 +41,8 @@ def _batch(config: FitConfig, size: int, run: Run) -> str:
     per_rank = f"{' or '.join(map(str, shares))} per rank"
     if run.spread:
         per_rank = (
-            f"of {' + '.join(str(own) for own in run.spread['samples'])} samples, which stay on their ranks"
+            f"of {' + '.join('?' if own is None else str(own) for own in run.spread['samples'])} samples, "
+            "which stay on their ranks"
         )
     asked = config.global_batch_for(size)
     if samples is not None and asked > samples:

@@ -8,7 +8,6 @@ what they were. About 50 µs for each.
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-_SHARED = threading.Lock()  # ranks that are threads share the generators
+from trainer.streams import SHARED
 
 
 class Draws:
@@ -45,7 +44,7 @@ class Draws:
 
 def _alone() -> AbstractContextManager[Any]:
     """A worker has no other rank beside it, and may have been forked while another rank held the lock."""
-    return _SHARED if get_worker_info() is None else nullcontext()
+    return SHARED if get_worker_info() is None else nullcontext()
 
 
 def _seed(words: tuple[int, ...]) -> None:

@@ -6,17 +6,15 @@ An error is a value here, a Failure: it may have to come from a worker, and must
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from trainer.errors import TrainerError
+from trainer.errors import TrainerError, described
 from trainer.reading import Pair
 from trainer.reading.randomness import Draws
 
@@ -101,14 +99,6 @@ def nan_row(part: Tensor) -> int:
     return (
         int(part.isnan().flatten(1).any(1).nonzero()[0]) if part.ndim > 1 else int(part.isnan().nonzero()[0])
     )
-
-
-def described(error: BaseException) -> str:
-    """Type, message, and where in the user's code."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    said = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {said}{place}"
 
 
 def _check_alike(numbered: Sequence[tuple[int, Any]]) -> None:

@@ -30,12 +30,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from trainer.errors import CollectiveError, TrainerError
+from trainer.errors import CollectiveError, TrainerError, described
 from trainer.reading import Pair, Readable, Share, Source, chunk_of
 from trainer.reading.agreement import Agreement
 from trainer.reading.mapped import good
 from trainer.reading.randomness import Draws
-from trainer.reading.samples import PROBE, Batching, Collate, Failure, described, no_rows
+from trainer.reading.samples import PROBE, Batching, Collate, Failure, no_rows
 from trainer.reading.workers import Loader, Workers
 from trainer.sampler import Batch
 
@@ -91,6 +91,11 @@ class Stream(Readable):
     def first(self) -> Pair:
         if self._first is None:
             stream = self._dataset.shard(0, 1) if self._sharded else self._dataset
+            if isinstance(stream, Iterator):
+                raise TrainerError(
+                    f"{self._name} data: expected a stream that each epoch can begin anew, got one that is "
+                    "its own iterator: let __iter__ return a new one"
+                )
             block = list(islice(Samples(stream, self._name, PROBE, Draws(self._seed, PROBE)), 1))
             if not block:
                 raise TrainerError(f"{self._name} data: expected a stream of samples, got one that is empty")
@@ -215,18 +220,33 @@ class StreamSource(Source):
         self._pair = empty
 
     def batch(self, step: int) -> Batch:
-        for _ in range(2):
+        while True:
             pair = self._next()
             self._pair = self._empty if pair is None else pair
             mine = len(self._pair[0]), self._agreement.count(self._pair[1])
-            told = self._agreement.told([*mine, self.trouble is not None, not self._ended])
-            samples, total, troubled, going_on = told.sum(axis=0).tolist()
+            told = self._agreement.told([*mine, self.trouble is not None])
+            samples, total, troubled = told.sum(axis=0).tolist()
+            if self._readers is None and not troubled:
+                self._check_parts(told[:, 0].tolist())
             if troubled or samples:
                 self._batches += 1
                 return Batch(self._epoch, torch.arange(mine[0]), samples, mine[1], max(1, total))
-            assert not going_on
+            if not self._batches:
+                raise CollectiveError(
+                    f"epoch {self._epoch} of the training stream has no sample on any rank: each call of "
+                    "__iter__ has to begin anew"
+                )
             self._begin(self._epoch + 1)
-        raise CollectiveError(f"epoch {self._epoch - 1} of the training stream has no sample on any rank")
+
+    def _check_parts(self, got: list[int]) -> None:
+        """Where all ranks read the same, they have the parts of one batch."""
+        expected = [len(part) for part in np.array_split(np.empty(sum(got)), len(got))]
+        if got != expected:
+            raise CollectiveError(
+                f"the training stream is not the same on all ranks: expected parts of {expected} samples in "
+                f"batch {self._batches} of epoch {self._epoch}, got {got}; a stream with a method "
+                "shard(index, count), or data_local, is each rank's own"
+            )
 
     def take(self, indices: Tensor) -> Pair:
         inputs, targets = self._pair
