@@ -11,9 +11,8 @@ import threading
 import numpy as np
 import torch
 
-SHARED = (
-    threading.Lock()
-)  # ranks that are threads share the generators: who seeds one and then draws holds it
+# Ranks that are threads share the generators: who seeds one, and draws from it, holds this meanwhile.
+SHARED = threading.Lock()
 
 
 def begin(seed: int, step: int, stream: int) -> None:

@@ -85,8 +85,8 @@ class Endless(IterableDataset[Sample]):
 
 
 class Shards(Endless):
-    def shard(self, index: int, count: int) -> Endless:
-        return Endless(self.count, count, index, self.fails_at)
+    def shard(self, num_shards: int, index: int) -> Endless:
+        return Endless(self.count, num_shards, index, self.fails_at)
 
 
 class Shuffled(Endless):

@@ -42,8 +42,8 @@ class Numbers(IterableDataset[Any]):
 
 
 class ShardedNumbers(Numbers):
-    def shard(self, index: int, count: int) -> Numbers:
-        return Numbers(self.numbers[index::count])
+    def shard(self, num_shards: int, index: int) -> Numbers:
+        return Numbers(self.numbers[index::num_shards])
 
 
 def epochs_of(dataset: Any, size: int, global_batch: int, steps: int, workers: int = 0) -> Any:
@@ -103,6 +103,11 @@ def test_workers_read_every_sample_once(kind: type[Numbers], workers: int) -> No
     assert set(epochs[1]) <= set(range(23))
     if kind is Numbers:
         assert steps == epochs_of(kind(range(23)), 1, 5, 9, 0)
+
+
+def test_a_batch_too_small_for_all_shards_is_refused() -> None:
+    with pytest.raises(CollectiveError, match="global batch 2 leaves some of 3 ranks without samples"):
+        epochs_of(ShardedNumbers(range(9)), 3, 2, 1)
 
 
 def test_a_stream_is_told_its_epochs() -> None:

@@ -74,7 +74,7 @@ class Mapped(Indexed):
         return self._first
 
     def _read(self, index: int) -> Pair:
-        return good(self._batching([self._items()[(PROBE, index)]]))
+        return good(self._batching(self._items().__getitems__([(PROBE, index)])))
 
     def _items(self) -> Items:
         return Items(self._dataset, self._name, self._seed)

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, default_collate
 
 from trainer.errors import TrainerError, described
 from trainer.reading import Pair
-from trainer.reading.randomness import Draws
+from trainer.reading.randomness import aside, seed
 
 Collate = Callable[[list[Any]], Any]
 PROBE = 2**32 - 1  # the epoch that a sample is read in to see what samples look like
@@ -31,22 +31,26 @@ Key = tuple[int, int]  # epoch and index
 
 
 class Items(Dataset[Any]):
-    """Key -> its number and what the data set has there, or a Failure. `first`: the number of sample 0."""
+    """Keys -> their indices and what the data set has there, or a Failure. `first`: the number of sample 0
+    over all ranks, for its random numbers."""
 
-    def __init__(self, dataset: Any, name: str, seed: int, first: int = 0) -> None:
+    def __init__(self, dataset: Any, name: str, seed_word: int, first: int = 0) -> None:
         self._dataset = dataset
         self._name = name
-        self._seed = seed
+        self._seed = seed_word
         self._first = first
 
-    def __getitem__(self, key: Key) -> tuple[int, Any]:
-        epoch, index = key
-        number = self._first + index
-        with Draws(self._seed, epoch, number).drawing():
-            try:
-                return index, self._dataset[index]
-            except Exception as error:
-                return index, Failure(f"{self._name} sample {index}: {described(error)}")
+    def __getitems__(self, keys: Sequence[Key]) -> list[tuple[int, Any]]:
+        """What DataLoader asks for, a batch at a time."""
+        with aside():
+            return [self._item(epoch, index) for epoch, index in keys]
+
+    def _item(self, epoch: int, index: int) -> tuple[int, Any]:
+        seed(self._seed, epoch, self._first + index)
+        try:
+            return index, self._dataset[index]
+        except Exception as error:
+            return index, Failure(f"{self._name} sample {index}: {described(error)}")
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ How ranks share a stream:
 - It yields the same on every rank: every rank reads all of it, the global batch of a step is the next samples
   of it, and a rank keeps its part of them. So is every worker's: worker w of K cuts every K-th batch. Steps
   depend on neither the number of ranks nor of workers.
-- It has a method `shard(index, count)`, which returns the index-th of `count` streams that have every sample
-  once between them: worker w of K on rank r of N reads shard (r K + w, N K) and nothing else.
+- It has a method `shard(num_shards, index)`, which returns the index-th of `num_shards` streams that have
+  every sample once between them: worker w of K on rank r of N reads shard (r K + w, N K) and nothing else.
 - With data_local it is the rank's own.
 In the last two a rank takes its part of a global batch from its own readers, in turns, while they last.
 
@@ -66,6 +66,11 @@ class Stream(Readable):
         """Of a stream that `size` ranks read."""
         sizes = [len(part) for part in np.array_split(np.empty(share.global_batch), share.size)]
         whole = None if self._sharded or size < share.size else share.global_batch
+        if not whole and not min(sizes):
+            raise CollectiveError(
+                f"global batch {share.global_batch} leaves some of {share.size} ranks without samples, and each "
+                "has a stream of its own to read: expected one for each rank at least"
+            )
         words = () if whole else (share.rank,)
         cut = Cut(rank, size, whole, sizes[share.rank], words)
         reader = Reader(self._dataset, self._name, self._seed, self._batching, cut)
@@ -75,11 +80,11 @@ class Stream(Readable):
 
     def chunks(self, task: Task, part: int, parts: int, most: int) -> Iterator[Pair]:
         each = chunk_of(task, self.first()[1], most)
-        stream = self._dataset.shard(part, parts) if self._sharded else self._dataset
+        stream = self._dataset.shard(num_shards=parts, index=part) if self._sharded else self._dataset
         samples = Samples(stream, self._name, PROBE, Draws(self._seed, PROBE))
-        mine = samples if self._sharded else islice(samples, part, None, parts)
+        first, step = (0, 1) if self._sharded else (part, parts)
         for number in count():
-            block = list(islice(mine, each))
+            block = samples.take(each * step)[first::step]
             if not block:
                 return
             yield good(self._batching([(number * each + row, sample) for row, sample in enumerate(block)]))
@@ -90,13 +95,13 @@ class Stream(Readable):
 
     def first(self) -> Pair:
         if self._first is None:
-            stream = self._dataset.shard(0, 1) if self._sharded else self._dataset
+            stream = self._dataset.shard(num_shards=1, index=0) if self._sharded else self._dataset
             if isinstance(stream, Iterator):
                 raise TrainerError(
                     f"{self._name} data: expected a stream that each epoch can begin anew, got one that is "
                     "its own iterator: let __iter__ return a new one"
                 )
-            block = list(islice(Samples(stream, self._name, PROBE, Draws(self._seed, PROBE)), 1))
+            block = Samples(stream, self._name, PROBE, Draws(self._seed, PROBE)).take(1)
             if not block:
                 raise TrainerError(f"{self._name} data: expected a stream of samples, got one that is empty")
             self._first = good(self._batching([(0, block[0])]))
@@ -125,7 +130,7 @@ class Cut:
     words: tuple[int, ...]
 
 
-class Samples(Iterator[Any]):
+class Samples:
     """A stream's samples, drawn from generators of their own. An error is a Failure, and the last one."""
 
     def __init__(self, dataset: Any, name: str, epoch: int, draws: Draws) -> None:
@@ -134,25 +139,31 @@ class Samples(Iterator[Any]):
         self._epoch = epoch
         self._draws = draws
         self._iterator: Iterator[Any] | None = None
-        self._number = -1
+        self._number = 0
         self._failed = False
 
-    def __next__(self) -> Any:
-        if self._failed:
-            raise StopIteration
-        self._number += 1
+    def take(self, most: int) -> list[Any]:
+        """The next ones; fewer at the end of the stream."""
+        taken: list[Any] = []
+        if self._failed or not most:
+            return taken
         with self._draws.drawing():
             try:
                 if self._iterator is None:
-                    if hasattr(self._dataset, "set_epoch"):
-                        self._dataset.set_epoch(self._epoch)
-                    self._iterator = iter(self._dataset)
-                return next(self._iterator)
-            except StopIteration:
-                raise
+                    self._iterator = self._begun()
+                for sample in islice(self._iterator, most):
+                    taken.append(sample)
             except Exception as error:
                 self._failed = True
-                return Failure(f"{self._name} sample {self._number} of the stream: {described(error)}")
+                number = self._number + len(taken)
+                taken.append(Failure(f"{self._name} sample {number} of the stream: {described(error)}"))
+        self._number += len(taken)
+        return taken
+
+    def _begun(self) -> Iterator[Any]:
+        if hasattr(self._dataset, "set_epoch"):
+            self._dataset.set_epoch(self._epoch)
+        return iter(self._dataset)
 
 
 class Reader(IterableDataset[Any]):
@@ -173,11 +184,11 @@ class Reader(IterableDataset[Any]):
         reader, readers = cut.rank * workers + worker, cut.size * workers
         split = hasattr(self._dataset, "shard")
         words = (self._seed, self.epoch, *cut.words, *([worker] if split else []))
-        stream = self._dataset.shard(reader, readers) if split else self._dataset
+        stream = self._dataset.shard(num_shards=readers, index=reader) if split else self._dataset
         samples = Samples(stream, self._name, self.epoch, Draws(*words))
         first = 0
         for number in count():
-            block = list(islice(samples, cut.whole or cut.each))
+            block = samples.take(cut.whole or cut.each)
             if not block:
                 return
             if split or number % workers == worker:
@@ -245,7 +256,7 @@ class StreamSource(Source):
             raise CollectiveError(
                 f"the training stream is not the same on all ranks: expected parts of {expected} samples in "
                 f"batch {self._batches} of epoch {self._epoch}, got {got}; a stream with a method "
-                "shard(index, count), or data_local, is each rank's own"
+                "shard(num_shards, index), or data_local, is each rank's own"
             )
 
     def take(self, indices: Tensor) -> Pair:
