@@ -68,8 +68,8 @@ class Stream(Readable):
         whole = None if self._sharded or size < share.size else share.global_batch
         if not whole and not min(sizes):
             raise CollectiveError(
-                f"global batch {share.global_batch} leaves some of {share.size} ranks without samples, and each "
-                "has a stream of its own to read: expected one for each rank at least"
+                f"global batch {share.global_batch} leaves some of {share.size} ranks without samples, and "
+                "each has a stream of its own to read: expected one for each rank at least"
             )
         words = () if whole else (share.rank,)
         cut = Cut(rank, size, whole, sizes[share.rank], words)

@@ -80,12 +80,13 @@ class Loader(Iterator[Any]):
         while True:
             try:
                 return next(self._iterator)
-            except RuntimeError as error:
+            except (RuntimeError, OSError, EOFError) as error:
+                # A batch that a worker has sent is still the worker's memory, and an OSError without it.
                 said = str(error)
                 if "timed out" not in said:
                     raise TrainerError(
-                        f"a data worker has ended: {said.partition(chr(10))[0]}; it was killed, ran out of "
-                        "memory or of /dev/shm, or crashed"
+                        f"a data worker has ended, killed, crashed, or out of memory or of /dev/shm: "
+                        f"{said.partition(chr(10))[0] or type(error).__name__}"
                     ) from error
                 if time.monotonic() > end:
                     raise TrainerError(
