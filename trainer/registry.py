@@ -111,7 +111,7 @@ def imported(kind: str, name: str) -> Callable[..., Any]:
         ) from error
     except Exception as error:
         raise TrainerError(f"{kind} {name!r}: importing {path}: {described(error)}") from error
-    factory: Any = module  # the T of the registry, which only a call can show
+    factory: Any = module
     for part in attribute.split("."):
         factory = getattr(factory, part, None)
     if not callable(factory):
@@ -119,7 +119,8 @@ def imported(kind: str, name: str) -> Callable[..., Any]:
         raise TrainerError(
             f"{kind} {name!r}: {path} has no function {attribute!r}; it has {', '.join(there) or 'none'}"
         )
-    return factory
+    found: Callable[..., Any] = factory
+    return found
 
 
 def taken(make: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:

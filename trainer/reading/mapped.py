@@ -54,9 +54,7 @@ class Mapped(Indexed):
             return
         each = chunk_of(task, self.first()[1], most)
         lists = [keys[start : start + each] for start in range(0, len(keys), each)]
-        workers = (
-            self._workers if len(lists) > 1 else Workers()
-        )  # to start some takes longer than to read one
+        workers = self._workers if len(lists) > 1 else Workers()  # for one, starting them takes longer
         loader = Loader(self._items(), workers, lists, self._batching)
         try:
             for batch in loader:
