@@ -34,7 +34,7 @@ class Memory(Indexed):
         inputs, targets = self.pair
         mine = part_of(len(inputs), part, parts)
         if len(mine):
-            for chunk in mine.split(chunk_of(task, targets[mine], most)):
+            for chunk in torch.split(mine, chunk_of(task, targets[mine], most)):
                 yield inputs[chunk], targets[chunk]
 
     def identity(self) -> Iterator[Tensor]:
