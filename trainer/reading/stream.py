@@ -31,7 +31,7 @@ from torch import Tensor
 from trainer.errors import CollectiveError, TrainerError
 from trainer.reading import Pair, Readable, Share, Source, chunk_of
 from trainer.reading.agreement import Agreement
-from trainer.reading.mapped import good
+from trainer.reading.mapped import Loaded, good
 from trainer.reading.randomness import Draws
 from trainer.reading.samples import PROBE, Batching, Collate, no_rows
 from trainer.reading.stream_reader import Cut, Reader, Samples
@@ -142,13 +142,14 @@ class StreamSource(Source):
         self._epoch = 0
         self._batches = 0  # steps done in the epoch
         self._skip = 0  # batches to read before the next one
-        self._pair = empty
+        self._loaded = Loaded(torch.arange(0), empty)
 
     def batch(self, step: int) -> Batch:
         while True:
             pair = self._next()
-            self._pair = self._empty if pair is None else pair
-            mine = len(self._pair[0]), self._agreement.count(self._pair[1])
+            pair = self._empty if pair is None else pair
+            self._loaded = Loaded(torch.arange(len(pair[0])), pair)
+            mine = len(pair[0]), self._agreement.count(pair[1])
             told = self._agreement.told([*mine, self.trouble is not None])
             samples, total, troubled = told.sum(axis=0).tolist()
             if self._readers is None and not troubled:
@@ -174,8 +175,7 @@ class StreamSource(Source):
             )
 
     def take(self, indices: Tensor) -> Pair:
-        inputs, targets = self._pair
-        return (inputs, targets) if len(indices) == len(inputs) else (inputs[indices], targets[indices])
+        return self._loaded.take(indices)
 
     def position(self, step: int) -> dict[str, Any]:
         return {"epoch": self._epoch, "batches": self._batches, "readers": self._readers}
