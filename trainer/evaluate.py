@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pycomm import Communicator
 from trainer.data import Split, Task
+from trainer.files import on_every_rank
 from trainer.reading.memory import readable
 
 CHUNK = 1024  # samples, or tokens, in one forward
@@ -17,8 +18,18 @@ CHUNK = 1024  # samples, or tokens, in one forward
 def evaluate(model: nn.Module, task: Task, split: Split, comm: Communicator) -> dict[str, float | int]:
     """Loss and measures, each per sample or token, and their `count`. Collective, blocks.
 
-    All ranks get the same numbers; sums are added in float64.
+    All ranks get the same numbers; sums are added in float64. Raises CollectiveError for samples that some
+    rank cannot read.
     """
+    sums = on_every_rank(comm, lambda: _sums(model, task, split, comm))
+    comm.all_reduce(sums)
+    count, *rest = sums.tolist()
+    values = {name: total / count for name, total in zip(("loss", *task.measures), rest, strict=True)}
+    return {**values, "count": int(count)}
+
+
+def _sums(model: nn.Module, task: Task, split: Split, comm: Communicator) -> Tensor:
+    """This rank's: count, loss and measures."""
     sums = torch.zeros(2 + len(task.measures), dtype=torch.float64)
     for outputs, expected in forwards(model, task, split, comm.rank, comm.size):
         sums += torch.tensor(
@@ -29,10 +40,7 @@ def evaluate(model: nn.Module, task: Task, split: Split, comm: Communicator) -> 
             ],
             dtype=torch.float64,
         )
-    comm.all_reduce(sums)
-    count, *rest = sums.tolist()
-    values = {name: total / count for name, total in zip(("loss", *task.measures), rest, strict=True)}
-    return {**values, "count": int(count)}
+    return sums
 
 
 def forwards(

@@ -35,7 +35,7 @@ def predict(config: PredictConfig, comm: Communicator) -> dict[str, Any]:
     trained = _load(config, run, weights, comm)
     task, split = trained.dataset.task, trained.split
     outputs = forwards(trained.model, task, split, comm.rank, comm.size)
-    parts = [task.predict(output) for output, _ in outputs]
+    parts = on_every_rank(comm, lambda: [task.predict(output) for output, _ in outputs])
     counts = comm.all_gather(np.array([sum(map(len, parts))])).tolist()
     rows = _gather(torch.cat(parts) if parts else None, counts, comm)
     on_rank_0(comm, lambda: _write(config.out, readable(split).arranged(rows)))

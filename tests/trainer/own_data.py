@@ -118,6 +118,10 @@ def broken(how: str, count: int = 103) -> Dataset:
     return Dataset(Broken(count, how), Points(TEST), CLASSIFICATION)
 
 
+def broken_test(how: str) -> Dataset:
+    return Dataset(Points(103), Broken(TEST + 57, how), CLASSIFICATION)
+
+
 def stream(kind: str = "Endless", count: int = 103, fails_at: int | None = None) -> Dataset:
     train = globals()[kind](count, fails_at=fails_at)
     return Dataset(train, globals()[kind](TEST), CLASSIFICATION)

@@ -12,7 +12,7 @@ from own_data import TEST, Points, memory
 from own_runs import losses, train
 
 from pycomm.testing import run_threads
-from trainer import PredictConfig, predict
+from trainer import PredictConfig, evaluate, predict
 from trainer.errors import CollectiveError, StoppedError
 
 
@@ -83,6 +83,16 @@ def test_a_sample_that_is_none_is_told_with_its_number_to_all_ranks(
     with pytest.raises(StoppedError, match=words) as caught:
         train(size, tmp_path, "broken", data_options={"how": how}, workers=workers)
     assert "last_good.safetensors has the parameters after step" in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_is_none_in_an_evaluation_is_told_to_all_ranks(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "CHUNK", 10)  # or no worker is worth while
+    size = 1 if workers else 3
+    with pytest.raises(CollectiveError, match="test sample 57: KeyError: 'no such image'"):
+        train(size, tmp_path, "broken_test", data_options={"how": "raise"}, workers=workers)
 
 
 def test_the_death_of_a_worker_is_told(tmp_path: Path) -> None:
