@@ -113,12 +113,31 @@ def test_a_batch_too_small_for_all_shards_is_refused() -> None:
 def test_a_stream_is_told_its_epochs() -> None:
     numbers = Numbers(range(10))
     epochs_of(numbers, 1, 4, 7)
-    assert numbers.epochs[1:] == [0, 1, 2]  # the first is that of the sample which is looked at
+    assert numbers.epochs == [0, 0, 1, 2]  # the first time for the sample which is looked at
 
 
 def test_a_stream_without_samples_is_told() -> None:
     with pytest.raises(TrainerError, match="expected a stream of samples, got one that is empty"):
         epochs_of(Numbers(range(0)), 2, 4, 1)
+
+
+class FewShards(Numbers):
+    def shard(self, num_shards: int, index: int) -> Numbers:
+        if num_shards > 2:
+            raise IndexError(f"there are 2 files for {num_shards} shards")
+        return Numbers(self.numbers[index::num_shards])
+
+
+def test_a_stream_that_refuses_so_many_shards_is_told() -> None:
+    def rank(comm: Communicator) -> str:
+        source = Stream(FewShards(range(9)), "train", 0, Workers()).source(
+            Share(comm, comm.rank, comm.size, 8, 0, CLASSIFICATION)
+        )
+        assert not len(source.batch(0).indices)
+        return str(source.trouble)
+
+    for said in run_threads(3, rank):
+        assert "train sample 0 of the stream: IndexError: there are 2 files for 3 shards" in said
 
 
 class Once(Numbers):

@@ -79,8 +79,7 @@ class Stream(Readable):
 
     def chunks(self, task: Task, part: int, parts: int, most: int) -> Iterator[Pair]:
         each = chunk_of(task, self.first()[1], most)
-        stream = self._dataset.shard(num_shards=parts, index=part) if self._sharded else self._dataset
-        samples = Samples(stream, self._name, PROBE, Draws(self._seed, PROBE))
+        samples = self._samples(part, parts)
         first, step = (0, 1) if self._sharded else (part, parts)
         for number in count():
             block = samples.take(each * step)[first::step]
@@ -94,17 +93,21 @@ class Stream(Readable):
 
     def first(self) -> Pair:
         if self._first is None:
-            stream = self._dataset.shard(num_shards=1, index=0) if self._sharded else self._dataset
-            if isinstance(stream, Iterator):
+            if isinstance(self._dataset, Iterator):
                 raise TrainerError(
                     f"{self._name} data: expected a stream that each epoch can begin anew, got one that is "
                     "its own iterator: let __iter__ return a new one"
                 )
-            block = Samples(stream, self._name, PROBE, Draws(self._seed, PROBE)).take(1)
+            block = self._samples(0, 1).take(1)
             if not block:
                 raise TrainerError(f"{self._name} data: expected a stream of samples, got one that is empty")
             self._first = good(self._batching([(0, block[0])]))
         return self._first
+
+    def _samples(self, part: int, parts: int) -> Samples:
+        """For other ends than training."""
+        shard = (part, parts) if self._sharded else None
+        return Samples(self._dataset, self._name, 0, Draws(self._seed, PROBE), shard)
 
     def arranged(self, parts: Sequence[Tensor]) -> Tensor:
         """A stream that all ranks read was dealt sample by sample."""

@@ -30,10 +30,14 @@ class Cut:
 
 
 class Samples:
-    """A stream's samples, drawn from generators of their own. An error is a Failure, and the last one."""
+    """A stream's samples, or those of one of its shards (which one, and of how many), drawn from generators
+    of their own. An error is a Failure, and the last one."""
 
-    def __init__(self, dataset: Any, name: str, epoch: int, draws: Draws) -> None:
+    def __init__(
+        self, dataset: Any, name: str, epoch: int, draws: Draws, shard: tuple[int, int] | None
+    ) -> None:
         self._dataset = dataset
+        self._shard = shard
         self._name = name
         self._epoch = epoch
         self._draws = draws
@@ -60,9 +64,16 @@ class Samples:
         return taken
 
     def _begun(self) -> Iterator[Any]:
-        if hasattr(self._dataset, "set_epoch"):
-            self._dataset.set_epoch(self._epoch)
-        return iter(self._dataset)
+        stream = self._dataset
+        self._tell_epoch(stream)
+        if self._shard is not None:
+            stream = stream.shard(num_shards=self._shard[1], index=self._shard[0])
+            self._tell_epoch(stream)
+        return iter(stream)
+
+    def _tell_epoch(self, stream: Any) -> None:
+        if hasattr(stream, "set_epoch"):
+            stream.set_epoch(self._epoch)
 
 
 class Reader(IterableDataset[Any]):
@@ -83,8 +94,8 @@ class Reader(IterableDataset[Any]):
         reader, readers = cut.rank * workers + worker, cut.size * workers
         split = hasattr(self._dataset, "shard")
         words = (self._seed, self.epoch, *cut.words, *([worker] if split else []))
-        stream = self._dataset.shard(num_shards=readers, index=reader) if split else self._dataset
-        samples = Samples(stream, self._name, self.epoch, Draws(*words))
+        shard = (reader, readers) if split else None
+        samples = Samples(self._dataset, self._name, self.epoch, Draws(*words), shard)
         first = 0
         for number in count():
             block = samples.take(cut.whole or cut.each)
