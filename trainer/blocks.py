@@ -45,8 +45,8 @@ def partition(model: nn.Module, choice: Choice = None) -> list[Members]:
         owners.setdefault(id(parameter), set()).add(owner)
     members: dict[str, list[nn.Parameter]] = {"": [], **{name: [] for name in modules}}
     for parameter in model.parameters():
-        owner = owners[id(parameter)]
-        members[next(iter(owner)) if len(owner) == 1 else ""].append(parameter)
+        blocks = owners[id(parameter)]
+        members[next(iter(blocks)) if len(blocks) == 1 else ""].append(parameter)
     return [
         Members(name, modules.get(name, model), parameters)
         for name, parameters in members.items()

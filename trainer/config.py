@@ -29,8 +29,8 @@ class FitConfig:
     """What to train, on what, how, and where the results go.
 
     Args:
-        data: name of the data set
-        model: name of the model
+        data: name of the data set, or module:function of your own, which returns a trainer.Dataset
+        model: name of the model, or module:function of your own, which returns a torch.nn.Module
         strategy: name of the strategy, which decides where and when parameters are updated
         out: folder for metrics, summary, weights and these options; files of an earlier run are replaced, but
             one with checkpoints is refused, unless it is resumed
@@ -74,6 +74,10 @@ class FitConfig:
         sync_batchnorm: BatchNorm normalises over the samples of all ranks (of a micro-batch)
         recompute: keep only what goes into each block of the model, and compute the rest again in backward
         compile: torch.compile the model; needs a C++ compiler
+        workers: processes of each rank that read samples of a torch Dataset ahead, 0 for none
+        worker_start: how they start; what is not forked needs data sets that can be pickled
+        data_local: each rank has samples of its own, in files that nobody else reads; {rank} and {size} in
+            data_options are then numbers, and a factory that takes rank and size is given them
         data_options: options of the data set, such as validation_fraction
         model_options: options of the model, such as hidden
         optimizer_options: options of the optimizer, such as momentum
@@ -118,6 +122,9 @@ class FitConfig:
     sync_batchnorm: bool = False
     recompute: bool = False
     compile: bool = False
+    workers: int = 0
+    worker_start: Literal["fork", "spawn", "forkserver"] = "fork"
+    data_local: bool = False
     data_options: dict[str, Any] = field(default_factory=dict)
     model_options: dict[str, Any] = field(default_factory=dict)
     optimizer_options: dict[str, Any] = field(default_factory=dict)
@@ -151,13 +158,20 @@ class FitConfig:
             return self.batch_per_rank * size
         return DEFAULT_GLOBAL_BATCH if self.global_batch is None else self.global_batch
 
-    def steps_for(self, steps_per_epoch: int) -> int:
+    def steps_for(self, steps_per_epoch: int | None) -> int:
+        """Raises TrainerError for epochs of a stream, whose steps nobody knows."""
         if self.steps is not None:
             return self.steps
+        if steps_per_epoch is None:
+            raise TrainerError("training data is a stream, whose length is unknown: give steps, not epochs")
         return steps_per_epoch * (DEFAULT_EPOCHS if self.epochs is None else self.epochs)
 
-    def evaluation_steps_for(self, steps_per_epoch: int) -> int:
-        """Steps from one evaluation to the next; 0 for none before the end."""
+    def evaluation_steps_for(self, steps_per_epoch: int | None) -> int:
+        """Steps from one evaluation to the next; 0 for none before the end. Raises TrainerError as
+        steps_for()."""
+        if steps_per_epoch is None and self.eval_every_epochs:
+            raise TrainerError("training data is a stream: give eval_every, not eval_every_epochs")
+        steps_per_epoch = steps_per_epoch or 0
         return self.eval_every or self.eval_every_epochs * steps_per_epoch
 
     def wire(self) -> Wire:
@@ -201,7 +215,7 @@ class FitConfig:
             ("steps", "epochs", "global_batch", "batch_per_rank", "threads", "patience", "keep"), 1
         )
         least["accumulate"] = 1
-        least |= dict.fromkeys(("eval_every", "eval_every_epochs", "save_every"), 0)
+        least |= dict.fromkeys(("eval_every", "eval_every_epochs", "save_every", "workers"), 0)
         least |= dict.fromkeys(("warmup_steps", "tolerance", "seed"), 0)
         for name, minimum in least.items():
             value = getattr(self, name)
@@ -233,14 +247,15 @@ class FitConfig:
         from trainer.models import MODELS
         from trainer.optimizers import make_optimizer
         from trainer.precision import check_codec
-        from trainer.registry import together
+        from trainer.reading.loading import Reading, factory_options
         from trainer.schedules import make_schedule
         from trainer.strategy import STRATEGIES
 
         MODELS.factory(self.model)
         STRATEGIES.bind(self.strategy, "model", "comm", "optimizer", "wire", **self.strategy_options)
         STRATEGIES.check(self.strategy, self.wire(), **self.strategy_options)
-        options = together("data_options", self.data_options, {"seed": self.seed}, "--seed")
+        reading = Reading(self.seed, local=self.data_local)
+        options = factory_options(self.data, self.data_options, reading)
         validation_fraction = DATA.bind(self.data, **options).get("validation_fraction")
         if self.patience and validation_fraction == 0:
             raise TrainerError("patience needs a validation split: set data_options.validation_fraction")

@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from functools import cache
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 import pycomm
@@ -32,7 +33,7 @@ from trainer.memory import POOL, PROBE, STRATEGIES, Held, estimate, peak_rss_byt
 from trainer.optimizers import maker
 from trainer.preparation import Run, prepare
 from trainer.room import advice, available_bytes
-from trainer.sampler import Sampler
+from trainer.sampler import own_shards
 
 RANKS = (1, 2, 4, 8)  # for which memory is shown, besides those asked for
 LIMIT_S = 3600  # for the data and the model
@@ -56,6 +57,8 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
     if config.strategy not in STRATEGIES:
         known = ", ".join(STRATEGIES)
         raise TrainerError(f"dry_run knows what {known} need, not strategy {config.strategy!r}")
+    if config.data_local:
+        raise TrainerError("dry_run looks at one rank's data: with data_local the others' decide too")
     replicated = replace(config, strategy="data_parallel", strategy_options={}, exact=False, shards=None)
     run = run_threads(1, lambda comm: prepare(replicated, comm, ranks), timeout=LIMIT_S)[0]
     exact = exact_mode.of(config)
@@ -131,12 +134,13 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
 
 
 def _samples(run: Run, config: FitConfig, ranks: int, shards: int | None) -> dict[str, Any]:
-    count, batch = len(run.dataset.train[0]), run.sampler.global_batch
-    samplers = [Sampler(count, batch, config.seed, rank, ranks, None, shards) for rank in range(ranks)]
+    batch, parts = run.source.global_batch, shards or ranks
+    sizes = [len(part) for part in np.array_split(np.empty(batch), parts)]
+    shares = {sum(sizes[shard] for shard in own_shards(parts, rank, ranks)) for rank in range(ranks)}
     return {
         "global_batch": batch,
-        "samples_per_rank": sorted({len(sampler.batch(0).indices) for sampler in samplers}),
-        "steps_per_epoch": run.sampler.steps_per_epoch,
+        "samples_per_rank": sorted(shares),
+        "steps_per_epoch": run.source.steps_per_epoch,
         "steps": run.steps,
     }
 
@@ -181,7 +185,7 @@ def _table(facts: dict[str, Any]) -> str:
             f"{'held per rank':<24}{_size(sum(held.values()))}; bytes per parameter: {per_parameter}",
             *_memory(facts["held_by_ranks"]),
             f"{'samples':<24}global batch {facts['global_batch']:,}, {shares} per rank and step",
-            f"{'steps':<24}{facts['steps']:,}, {facts['steps_per_epoch']:,} per epoch",
+            f"{'steps':<24}{facts['steps']:,}, {_epoch(facts['steps_per_epoch'])}",
             f"{'buckets':<24}{_buckets(facts['buckets'])}",
             f"{'ring stages':<24}{facts['ring_stages']:,} per bucket",
             "",
@@ -192,6 +196,10 @@ def _table(facts: dict[str, Any]) -> str:
             "kB are 10^3 bytes, MB 10^6. Traffic is what a rank sends per step, and what it receives.",
         ]
     )
+
+
+def _epoch(steps: int | None) -> str:
+    return "of a stream" if steps is None else f"{steps:,} per epoch"
 
 
 def _memory(held_by_ranks: list[dict[str, int]]) -> list[str]:

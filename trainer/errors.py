@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 EXTRAS = {
     "torch": "pip install torch",
@@ -16,6 +18,7 @@ EXTRAS = {
     "tensorboard": "pip install tensorboard",
     "yaml": "pip install pyyaml",
 }  # what installs them
+INSTALLED = {"site-packages", "dist-packages"}  # folders of packages
 
 
 class TrainerError(RuntimeError):
@@ -36,6 +39,15 @@ class StoppedError(CollectiveError):
 
 class DivergedError(StoppedError):
     """A loss or gradient is no longer a finite number."""
+
+
+def described(error: BaseException) -> str:
+    """Type, first line, and the innermost place that is not in an installed package: the user's, mostly."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not INSTALLED & set(Path(frame.filename).parts)] or frames
+    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    said = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {said}{place}"
 
 
 @contextmanager

@@ -80,6 +80,7 @@ def check(config: FitConfig) -> None:
         ("batch_per_rank", None, "the global batch would grow with the ranks; give global_batch"),
         ("accumulate", 1, "each logical shard has a pass of its own already"),
         ("sync_batchnorm", False, "statistics of several samples depend on which go together"),
+        ("data_local", False, "each rank has samples of its own"),
         ("threads", (None, 1), "threads share out a product by their number"),
     ):
         value = getattr(config, name)

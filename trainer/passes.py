@@ -78,11 +78,11 @@ def _forward(run: Run, part: int | None, indices: Tensor, step: int, sums: list[
     if not len(indices) and not run.joint_forward:
         sums.append(0.0)
         return None
-    inputs, targets = run.dataset.train
+    inputs, targets = run.source.take(indices)
     with trace_span("forward", step=step):
         with run.precision.autocast():
-            outputs = run.model(inputs[indices])
-        summed: Tensor = run.dataset.task.loss(wide(outputs), targets[indices])
+            outputs = run.model(inputs)
+        summed: Tensor = run.dataset.task.loss(wide(outputs), targets)
     sums.append(summed.item())
     return summed
 

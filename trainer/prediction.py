@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from pycomm import Communicator
-from trainer.config import CONFIG_FILE, PredictConfig, read_config
+from trainer.config import CONFIG_FILE, FitConfig, PredictConfig, read_config
 from trainer.data import Dataset, Split
 from trainer.errors import TrainerError
-from trainer.evaluate import forwards, share
+from trainer.evaluate import forwards
 from trainer.files import on_every_rank, on_rank_0, replacing
-from trainer.preparation import build_dataset, build_model
-from trainer.state import data_sha256
+from trainer.preparation import build_model, reading_of
+from trainer.reading.loading import load
+from trainer.reading.memory import readable
 from trainer.weights import FINAL, load_weights, trained_on
 
 
@@ -26,17 +27,19 @@ def predict(config: PredictConfig, comm: Communicator) -> dict[str, Any]:
 
     What a prediction is, the data set's task says: a class for images, the next byte at each position for
     text, the output itself for regression. Model, seed and options come from the run. Every rank computes
-    part `rank` of numpy.array_split(samples, size), and rank 0 writes. Collective, blocks.
+    its share of the samples, with data_local those that it has, and rank 0 writes. Collective, blocks.
     """
     on_every_rank(comm, config.check)
     torch.set_num_threads(config.threads or max(1, comm.cores))
-    trained = on_every_rank(comm, lambda: _load(config))
+    run, weights = on_every_rank(comm, lambda: _run_of(config))
+    trained = _load(config, run, weights, comm)
     task, split = trained.dataset.task, trained.split
-    mine = share(len(split[0]), comm.rank, comm.size)
-    parts = [task.predict(outputs) for outputs, _ in forwards(trained.model, task, split, mine)]
-    predictions = _gather(torch.cat(parts) if parts else None, len(split[0]), comm)
-    on_rank_0(comm, lambda: _write(config.out, predictions))
-    return {"weights": trained.weights, "step": trained.step, "count": len(split[0])}
+    outputs = forwards(trained.model, task, split, comm.rank, comm.size)
+    parts = on_every_rank(comm, lambda: [task.predict(output) for output, _ in outputs])
+    counts = comm.all_gather(np.array([sum(map(len, parts))])).tolist()
+    rows = _gather(torch.cat(parts) if parts else None, counts, comm)
+    on_rank_0(comm, lambda: _write(config.out, readable(split).arranged(rows)))
+    return {"weights": trained.weights, "step": trained.step, "count": sum(counts)}
 
 
 @dataclass
@@ -48,23 +51,34 @@ class _Trained:
     split: Split
 
 
-def _load(config: PredictConfig) -> _Trained:
+def _run_of(config: PredictConfig) -> tuple[FitConfig, Path]:
+    """The options of the run, and its weights."""
     weights = config.weights / FINAL if config.weights.is_dir() else config.weights
     run = read_config(weights.parent / CONFIG_FILE)
     run.check()
+    return run, weights
+
+
+def _load(config: PredictConfig, run: FitConfig, weights: Path, comm: Communicator) -> _Trained:
+    """Collective."""
     data = config.data or run.data
     own = data == run.data
     options = {**(run.data_options if own else {}), **config.data_options}
-    dataset = build_dataset(data, run.seed, options)
-    model = build_model(run, dataset)
-    step = load_weights(weights, model)
-    if own and data_sha256(dataset) != trained_on(weights):
-        raise TrainerError(
-            f"data {data!r} with {options or 'no options'} is not, bit for bit, what {weights} learned, "
-            f"and a split of it may hold training samples: expected the run's options "
-            f"({run.data_options or 'none'}), files and versions, or a data set of another name"
-        )
-    return _Trained(weights, step, model, dataset, _split(dataset, data, config.split))
+    loaded = load(data, options, reading_of(run, comm), comm)
+
+    def trained() -> _Trained:
+        model = build_model(run, loaded.dataset)
+        step = load_weights(weights, model)
+        if own and loaded.sha256 != trained_on(weights):
+            raise TrainerError(
+                f"data {data!r} with {options or 'no options'} is not, bit for bit, what {weights} learned, "
+                f"and a split of it may hold training samples: expected the run's options "
+                f"({run.data_options or 'none'}), files and versions"
+                f"{', as many ranks' * run.data_local}, or a data set of another name"
+            )
+        return _Trained(weights, step, model, loaded.dataset, _split(loaded.dataset, data, config.split))
+
+    return on_every_rank(comm, trained)
 
 
 def _split(dataset: Dataset, data: str, name: str) -> Split:
@@ -76,23 +90,20 @@ def _split(dataset: Dataset, data: str, name: str) -> Split:
     return splits[name]
 
 
-def _gather(mine: Tensor | None, count: int, comm: Communicator) -> Tensor | None:
-    """All ranks' rows on rank 0, in order of rank; None elsewhere. Ranks without samples send nothing."""
+def _gather(mine: Tensor | None, counts: list[int], comm: Communicator) -> list[Tensor]:
+    """All ranks' rows on rank 0, by rank; nothing elsewhere. Ranks without samples send nothing."""
     if comm.rank:
         if mine is not None:
             comm.send(mine.contiguous(), 0)
-        return None
+        return []
     assert mine is not None  # the first parts are the larger ones, and a split is never empty
-    rows = mine.new_empty((count, *mine.shape[1:]))
-    rows[: len(mine)] = mine
+    rows = [mine]
     for peer in range(1, comm.size):
-        theirs = share(count, peer, comm.size)
-        if len(theirs):
-            rows[theirs] = comm.recv(rows[theirs].contiguous(), peer)
+        theirs = mine.new_empty((counts[peer], *mine.shape[1:]))
+        rows.append(comm.recv(theirs, peer) if counts[peer] else theirs)
     return rows
 
 
-def _write(path: Path, predictions: Tensor | None) -> None:
-    assert predictions is not None
+def _write(path: Path, predictions: Tensor) -> None:
     with replacing(path) as partial, partial.open("wb") as file:
         np.save(file, predictions.numpy())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,27 +12,28 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pycomm import Communicator
 from trainer import exact as exact_mode
+from trainer import streams
 from trainer.adaptation import adapt
 from trainer.checkpoint.resuming import check_same, facts
 from trainer.checkpoint.stored import Checkpoint
 from trainer.config import FitConfig
-from trainer.data import DATA, Dataset
+from trainer.data import Dataset
 from trainer.errors import TrainerError
 from trainer.exact import Exact
 from trainer.files import on_every_rank
 from trainer.models import MODELS
 from trainer.optimizers import make_optimizer
 from trainer.precision import Precision, make_16_bit
-from trainer.registry import together
-from trainer.sampler import Sampler
+from trainer.reading import Share, Source
+from trainer.reading.loading import Loaded, Reading, load
+from trainer.reading.memory import readable
+from trainer.reading.workers import Workers
+from trainer.registry import taken, together
 from trainer.schedules import make_schedule, replay
-from trainer.state import check_equal, data_sha256
 from trainer.stopping import Stopping
 from trainer.strategy import STRATEGIES, Strategy
 from trainer.validation import Validation, check_patience
 from trainer.weights import save_weights
-
-_SEEDED = threading.Lock()  # ranks that are threads share torch's generator
 
 
 @dataclass
@@ -47,7 +46,7 @@ class Local:
     data_sha256: str
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    sampler: Sampler
+    source: Source
     steps: int
     schedule: LRScheduler
 
@@ -55,7 +54,8 @@ class Local:
 @dataclass
 class Run(Local):
     """`accumulate`: micro-batches of a step. `joint_forward`: a forward needs all ranks, also those that have
-    no sample. `done`: steps that an earlier run has done."""
+    no sample. `done`: steps that an earlier run has done. `spread`: of samples over ranks, where each has its
+    own."""
 
     strategy: Strategy
     validation: Validation
@@ -63,6 +63,7 @@ class Run(Local):
     accumulate: int
     joint_forward: bool
     done: int
+    spread: dict[str, Any] | None = None
 
     def save(self, path: Path, step: int, *, write: bool) -> None:
         """Writes the model, as it is after that step, on the rank that is to `write`. Collective where the
@@ -73,7 +74,7 @@ class Run(Local):
 
     def facts(self, config: FitConfig, step: int) -> dict[str, Any]:
         """What a checkpoint after that step says besides its tensors."""
-        same = facts(config, self.model, self.sampler, self.data_sha256, self.validation.stopping, step)
+        same = facts(config, self.model, self.source, self.data_sha256, self.validation.stopping, step)
         return {**same, "scaler": self.precision.scaler and self.precision.scaler.state()}
 
 
@@ -86,15 +87,20 @@ def prepare(
     Raises CollectiveError where the parts of some rank cannot be made, or its data are other data, or the
     checkpoint is one of another run.
     """
-    local = on_every_rank(comm, lambda: _local(config, comm.rank, ranks or comm.size, checkpoint))
-    check_equal(local.data_sha256, comm, f"data {config.data!r}")
+    reading, exact = reading_of(config, comm, ranks), exact_mode.of(config)
+    if exact:
+        exact.check_ranks(reading.size)
+    loaded = load(config.data, config.data_options, reading, comm)
+    batch, task = config.global_batch_for(reading.size), loaded.dataset.task
+    shards = exact.shards if exact else reading.size
+    share = Share(comm, reading.rank, reading.size, batch, config.seed, task, shards)
+    source = readable(loaded.dataset.train).source(share)
+    local = on_every_rank(comm, lambda: _local(config, exact, loaded, source, checkpoint))
     joint_forward = adapt(local.model, config, comm)
     strategy = on_every_rank(comm, lambda: _strategy(config, comm, local))
-    every = config.evaluation_steps_for(local.sampler.steps_per_epoch)
+    every = config.evaluation_steps_for(source.steps_per_epoch)
     stopping = Stopping(config.patience, config.tolerance)
-    validation = Validation(
-        local.model, local.dataset, strategy, comm, every, local.steps, stopping, local.sampler.shards
-    )
+    validation = Validation(local.model, local.dataset, strategy, comm, every, local.steps, stopping, shards)
     run = Run(
         **vars(local),
         strategy=strategy,
@@ -103,6 +109,7 @@ def prepare(
         accumulate=config.accumulate,
         joint_forward=joint_forward,
         done=0,
+        spread=loaded.spread,
     )
     if checkpoint is not None:
         on_every_rank(comm, lambda: _load(strategy, checkpoint))
@@ -114,41 +121,49 @@ def prepare(
     return run
 
 
-def build_dataset(name: str, seed: int, options: Mapping[str, object]) -> Dataset:
-    return DATA.build(name, **together("data_options", options, {"seed": seed}, "--seed"))
+def reading_of(config: FitConfig, comm: Communicator, ranks: int | None = None) -> Reading:
+    """How a rank of that many reads the data of a run."""
+    workers = Workers(config.workers, config.worker_start)
+    return Reading(config.seed, workers, config.data_local, comm.rank, ranks or comm.size)
 
 
 def build_model(config: FitConfig, dataset: Dataset) -> nn.Module:
-    """The model, with initial parameters drawn from the seed; the data set decides its outer sizes."""
-    options = together("model_options", config.model_options, dataset.shape, f"data {config.data!r}")
-    with _SEEDED:
+    """The model, with initial parameters drawn from the seed; the data set decides its outer sizes, of those
+    that a model of the user's own takes."""
+    shape = dataset.shape
+    if ":" in config.model:
+        shape = taken(MODELS.factory(config.model), shape)
+    options = together("model_options", config.model_options, shape, f"data {config.data!r}")
+    with streams.SHARED:
         torch.manual_seed(config.seed)
-        return make_16_bit(MODELS.build(config.model, **options), config.precision)
+        model = MODELS.build(config.model, **options)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise TrainerError(
+            f"model {config.model!r}: expected a parameter to train, got none that needs gradients"
+        )
+    return make_16_bit(model, config.precision)
 
 
-def _local(config: FitConfig, rank: int, ranks: int, checkpoint: Checkpoint | None) -> Local:
-    exact = exact_mode.of(config)
-    if exact:
-        exact.check_ranks(ranks)
-    dataset = build_dataset(config.data, config.seed, config.data_options)
+def _local(
+    config: FitConfig, exact: Exact | None, loaded: Loaded, source: Source, checkpoint: Checkpoint | None
+) -> Local:
+    dataset = loaded.dataset
+    if exact and source.samples is None:
+        raise TrainerError("exact: a stream is dealt out to ranks as it comes; expected samples with numbers")
     check_patience(config.patience, dataset)
     model = build_model(config, dataset)
     if exact:
         exact_mode.check_model(model)
     optimizer = make_optimizer(config.optimizer, model.parameters(), config.lr, **config.optimizer_options)
-    counts = dataset.task.counts(dataset.train[1])
-    global_batch, shards = config.global_batch_for(ranks), exact.shards if exact else ranks
-    sampler = Sampler(len(counts), global_batch, config.seed, rank, ranks, counts, shards)
-    steps = config.steps_for(sampler.steps_per_epoch)
+    source.steps = steps = config.steps_for(source.steps_per_epoch)
     schedule = make_schedule(
         config.schedule, optimizer, steps, config.warmup_steps, **config.schedule_options
     )
-    sha256 = data_sha256(dataset)
     if checkpoint is not None:
-        check_same(checkpoint, config, model, sampler, sha256)
+        check_same(checkpoint, config, model, source, loaded.sha256)
         skipped = (checkpoint.index.get("scaler") or {}).get("skipped", 0)
         replay(schedule, optimizer, checkpoint.step - skipped)
-    return Local(config.seed, exact, dataset, sha256, model, optimizer, sampler, steps, schedule)
+    return Local(config.seed, exact, dataset, loaded.sha256, model, optimizer, source, steps, schedule)
 
 
 def _strategy(config: FitConfig, comm: Communicator, local: Local) -> Strategy:

@@ -10,7 +10,9 @@ are ranks, and a rank takes several in a row.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +35,42 @@ class Batch:
     local_count: int
     global_count: int
 
+    def without_mine(self) -> Batch:
+        """The same step of a rank that could not read its samples."""
+        none = self.indices[:0]
+        return replace(self, indices=none, parts=dict.fromkeys(self.parts, none), local_count=0)
 
-class Sampler:
+
+class Order(ABC):
+    """Which samples each step takes, known without reading any."""
+
+    samples: int  # of all ranks, in an epoch
+    global_batch: int
+    first: int = 0  # the number, over all ranks, of what this rank calls sample 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.samples // self.global_batch)
+
+    @abstractmethod
+    def batch(self, step: int) -> Batch:
+        """The samples of step `step`, counted from 0."""
+
+    @abstractmethod
+    def position(self, step: int) -> dict[str, Any]:
+        """Where step `step`, counted from 0, begins: so many samples into an epoch of that order."""
+
+    def check(self, position: dict[str, Any], step: int, of: str) -> None:
+        """Raises TrainerError where `of`, a checkpoint, has another position of that step."""
+        now = self.position(step)
+        if position != now:
+            raise TrainerError(
+                f"{of}: this version of numpy or of the sampler takes the samples in another order: expected "
+                f"{position}, got {now}"
+            )
+
+
+class Sampler(Order):
     """`counts`: how much each sample counts (see Task.counts); None for once each. A global batch of more
     samples than there are takes them all. `shards`: the parts of a batch, one for each rank if not given."""
 
@@ -52,8 +88,8 @@ class Sampler:
             raise TrainerError(
                 f"expected 1 sample or more and a global batch of 1 or more, got {count} and {global_batch}"
             )
-        self._count = count
-        self._counts = np.ones(count, np.int64) if counts is None else counts.numpy()
+        self.samples = count
+        self._counts = None if counts is None else counts.numpy()
         self.global_batch = min(global_batch, count)
         self._seed = seed
         self.shards = size if shards is None else shards
@@ -62,22 +98,15 @@ class Sampler:
         self._order = np.empty(0, dtype=np.int64)
         self._order_sha256: str | None = None
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-self._count // self.global_batch)
-
     def batch(self, step: int) -> Batch:
-        """The samples of step `step`, counted from 0."""
         epoch, position = divmod(step, self.steps_per_epoch)
         samples = self._permutation(epoch)[position * self.global_batch :][: self.global_batch]
         split = np.array_split(samples, self.shards)
         parts = {shard: torch.from_numpy(split[shard]) for shard in self._own}
         mine = torch.cat(list(parts.values()))
-        local_count, global_count = (int(self._counts[part].sum()) for part in (mine, samples))
-        return Batch(epoch, mine, parts, len(samples), local_count, global_count)
+        return Batch(epoch, mine, parts, len(samples), self._count(mine.numpy()), self._count(samples))
 
-    def position(self, step: int) -> dict[str, int | str]:
-        """Where step `step`, counted from 0, begins: so many samples into an epoch of that order."""
+    def position(self, step: int) -> dict[str, Any]:
         epoch, position = divmod(step, self.steps_per_epoch)
         order = self._permutation(epoch)
         if self._order_sha256 is None:
@@ -88,9 +117,12 @@ class Sampler:
             "order_sha256": self._order_sha256,
         }
 
+    def _count(self, samples: np.ndarray) -> int:
+        return len(samples) if self._counts is None else int(self._counts[samples].sum())
+
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
-            self._order = np.random.default_rng([self._seed, epoch]).permutation(self._count)
+            self._order = np.random.default_rng([self._seed, epoch]).permutation(self.samples)
             self._epoch, self._order_sha256 = epoch, None
         return self._order
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pycomm import Communicator
 from trainer.data import Dataset
 from trainer.errors import CollectiveError
+from trainer.reading.memory import readable
 
 
 def broadcast(tensors: Iterable[Tensor], comm: Communicator) -> None:
@@ -42,11 +43,12 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def data_sha256(dataset: Dataset) -> str:
-    """Hash of all splits: dtypes, shapes and bits."""
+    """Hash of all splits: dtypes, shapes and bits of what is in memory, and of some samples of what is
+    not."""
     return hash_of(
         (f"{name}.{index}", tensor)
         for name, split in dataset.splits().items()
-        for index, tensor in enumerate(split)
+        for index, tensor in enumerate(readable(split).identity())
     )
 
 

@@ -7,11 +7,17 @@ none draws what another does.
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import torch
+
+# Ranks that are threads share the generators: who seeds one, and draws from it, holds this meanwhile.
+SHARED = threading.Lock()
 
 
 def begin(seed: int, step: int, stream: int) -> None:
     """Sets torch's generator for what `stream` computes in that step. Other generators are left alone."""
     drawn = np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)
-    torch.default_generator.manual_seed(int(drawn[0] >> 1))
+    with SHARED:
+        torch.default_generator.manual_seed(int(drawn[0] >> 1))

@@ -11,40 +11,44 @@ import torch
 import pycomm
 from pycomm import Communicator
 from trainer.config import FitConfig
-from trainer.data import Dataset
 from trainer.gradients import slots_of
 from trainer.memory import peak_rss_bytes, per_parameter, state_bytes
 from trainer.metrics import Metrics
 from trainer.optimizers import maker
 from trainer.preparation import Run
 from trainer.rows import SPLIT_OF
-from trainer.sampler import Sampler
 from trainer.state import check_equal, parameters_sha256
 from trainer.weights import BEST
 
 
-def headline(config: FitConfig, comm: Communicator, sampler: Sampler, dataset: Dataset) -> str:
+def headline(config: FitConfig, comm: Communicator, run: Run) -> str:
     ranks = f"{comm.size} rank{'s' * (comm.size > 1)}"
-    steps = config.steps_for(sampler.steps_per_epoch)
+    source, dataset = run.source, run.dataset
     study = f", gradients: {config.grad_reduction}" * (config.grad_reduction != "global_mean")
     watched = "validation" if dataset.validation else "test (there is no validation split)"
-    watches = f"; watching {watched}" * bool(config.evaluation_steps_for(sampler.steps_per_epoch))
-    exact = f", exact over {sampler.shards} shards" * config.exact
+    watches = f"; watching {watched}" * bool(config.evaluation_steps_for(source.steps_per_epoch))
+    exact = f", exact over {run.exact.shards} shards" if run.exact else ""
     return (
         f"{config.model} on {config.data}, {config.strategy}{study}{exact}, {ranks} over {comm.transport}, "
         f"codec {config.codec}, {config.precision}, {torch.get_num_threads()} threads per rank; "
-        f"{_batch(config, comm.size, sampler, len(dataset.train[0]))}, "
-        f"{steps} steps of {sampler.steps_per_epoch} per epoch{watches}"
+        f"{_batch(config, comm.size, run)}, "
+        f"{run.steps} steps of {source.steps_per_epoch or 'a stream, not'} per epoch{watches}"
     )
 
 
-def _batch(config: FitConfig, size: int, sampler: Sampler, samples: int) -> str:
-    shares = sorted({len(part) for part in numpy.array_split(numpy.empty(sampler.global_batch), size)})
+def _batch(config: FitConfig, size: int, run: Run) -> str:
+    batch, samples = run.source.global_batch, run.source.samples
+    shares = sorted({len(part) for part in numpy.array_split(numpy.empty(batch), size)})
     per_rank = f"{' or '.join(map(str, shares))} per rank"
+    if run.spread:
+        per_rank = (
+            f"of {' + '.join('?' if own is None else str(own) for own in run.spread['samples'])} samples, "
+            "which stay on their ranks"
+        )
     asked = config.global_batch_for(size)
-    if asked > samples:
+    if samples is not None and asked > samples:
         return f"batch {asked} > dataset of {samples}: global batch {samples} ({per_rank})"
-    return f"global batch {sampler.global_batch} ({per_rank})"
+    return f"global batch {batch} ({per_rank})"
 
 
 def summary(
@@ -69,9 +73,10 @@ def summary(
         **metrics.timing(),
         "param_sha256": param_sha256,
         "data_sha256": run.data_sha256,
+        **({"data_local": run.spread} if run.spread else {}),
         "transport": comm.transport,
         "codec": config.codec,
-        "shards": run.sampler.shards if config.exact else None,
+        "shards": run.exact.shards if run.exact else None,
         "precision": config.precision,
         "skipped_steps": 0 if run.precision.scaler is None else run.precision.scaler.skipped,
         "versions": _versions(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -51,6 +52,7 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
         metrics,
         LastGood(config.out / LAST_GOOD, run.model, comm, strategy, run.save) as last_good,
         Saver(config.out, comm, config.save_every, config.keep, metrics.sync) as saver,
+        closing(run.source),
     ):
         step = run.done
         if validation.ended:  # but for the last words
@@ -61,12 +63,12 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
             step += 1
             start = time.monotonic()
             with trace_span("data", step=step):
-                batch = run.sampler.batch(step - 1)
+                batch = run.source.batch(step - 1)
             run.optimizer.zero_grad(set_to_none=True)
             strategy.before_forward(batch)
             last_good.before(step)
             written = saver.written  # before the trouble: a write that has failed in between is not written
-            trouble = metrics.trouble or saver.trouble
+            trouble = metrics.trouble or saver.trouble or run.source.trouble
             loss = forward_backward(run, batch, step, comm, trouble, written)
             with trace_span("step", step=step):
                 strategy.synchronize()
@@ -157,7 +159,7 @@ def _begin(
     """On rank 0, makes config.out hold the options of this run and nothing of an earlier one, but for what a
     checkpoint goes on with."""
     if comm.rank == 0:
-        print(headline(config, comm, run.sampler, run.dataset), flush=True)
+        print(headline(config, comm, run), flush=True)
         if checkpoint is not None:
             print(f"resumed from {checkpoint.path}, after step {run.done}", flush=True)
         config.save(config.out / CONFIG_FILE)

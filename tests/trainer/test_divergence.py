@@ -48,7 +48,7 @@ def kink(inputs: int = 1, outputs: int = 1) -> nn.Module:
 def poisoned(seed: int) -> Dataset:
     x = torch.arange(100.0)[:, None] / 100
     y = 2 * x
-    y[POISONED] = torch.nan
+    y[POISONED] = torch.inf
     return Dataset((x, y), (x[:5], y[:5]), REGRESSION, {"inputs": 1, "outputs": 1})
 
 
@@ -100,7 +100,7 @@ def kept(out: Path) -> tuple[int, list[float]]:
 
 
 @pytest.mark.parametrize("size", [1, 3, 4])
-def test_a_sample_that_is_no_number_is_found_at_its_step_and_rank(size: int, tmp_path: Path) -> None:
+def test_a_sample_that_is_infinite_is_found_at_its_step_and_rank(size: int, tmp_path: Path) -> None:
     batches = [
         [Sampler(100, 10, 0, rank, size).batch(step).indices for rank in range(size)] for step in range(10)
     ]
@@ -109,7 +109,7 @@ def test_a_sample_that_is_no_number_is_found_at_its_step_and_rank(size: int, tmp
     assert step == 7
     settings = config(tmp_path / "run", data="test_poisoned", global_batch=10, epochs=1)
     for error in errors_of(size, settings):
-        assert f"the loss is nan at step {step} on rank {rank} (of {size})" in str(error)
+        assert f"the loss is inf at step {step} on rank {rank} (of {size})" in str(error)
         assert f"run/last_good.safetensors has the parameters after step {step - 1}" in str(error)
         assert error.step == step - 1
     assert not (tmp_path / "run" / "model.safetensors").exists()
@@ -163,7 +163,7 @@ def norm(inputs: int = 1, outputs: int = 1) -> nn.Module:
 def poisoned_input(seed: int) -> Dataset:
     data = poisoned(seed)
     x = data.train[0].clone()
-    x[POISONED] = torch.nan
+    x[POISONED] = torch.inf
     return Dataset((x, 2 * x), data.test, REGRESSION, data.shape)
 
 

@@ -22,7 +22,7 @@ from trainer.config import FitConfig
 from trainer.errors import TrainerError
 from trainer.files import on_every_rank
 from trainer.optimizers import learning_rate
-from trainer.sampler import Sampler
+from trainer.reading import Source
 from trainer.state import check_equal
 from trainer.stopping import Stopping
 
@@ -31,7 +31,7 @@ NONE, AUTO = "none", "auto"
 FREE = {
     "strategy", "strategy_options", "codec", "overlap", "bucket_mb", "threads", "device", "out", "plugin",
     "steps", "epochs", "eval_every", "eval_every_epochs", "patience", "tolerance", "save_every", "keep",
-    "resume", "tensorboard", "accumulate", "recompute", "compile",
+    "resume", "tensorboard", "accumulate", "recompute", "compile", "workers", "worker_start",
 }  # fmt: skip
 
 
@@ -101,49 +101,44 @@ def _instead(path: Path) -> str:
 # ---- what a checkpoint says besides its tensors
 
 
-def kept_options(config: FitConfig, sampler: Sampler) -> Record:
+def kept_options(config: FitConfig, source: Source) -> Record:
     """The others, which decide what is computed; with the values that defaults and the ranks have led to."""
     options = {name: value for name, value in asdict(config).items() if name not in FREE}
     del options["batch_per_rank"]
-    options |= {"lr": learning_rate(config.optimizer, config.lr), "global_batch": sampler.global_batch}
+    options |= {"lr": learning_rate(config.optimizer, config.lr), "global_batch": source.global_batch}
     options |= exact.kept(config)
     plain: Record = json.loads(json.dumps(options, default=str))
     return plain
 
 
 def facts(
-    config: FitConfig, model: nn.Module, sampler: Sampler, data_sha256: str, stopping: Stopping, step: int
+    config: FitConfig, model: nn.Module, source: Source, data_sha256: str, stopping: Stopping, step: int
 ) -> Record:
     """After that step."""
     return {
-        "options": kept_options(config, sampler),
+        "options": kept_options(config, source),
         "data_sha256": data_sha256,
-        "sampler": sampler.position(step),
+        "sampler": source.position(step),
         "stopping": stopping.state(),
         "names": _names(model),
     }
 
 
 def check_same(
-    checkpoint: Checkpoint, config: FitConfig, model: nn.Module, sampler: Sampler, data_sha256: str
+    checkpoint: Checkpoint, config: FitConfig, model: nn.Module, source: Source, data_sha256: str
 ) -> None:
     """Raises TrainerError where the run is not the one that the checkpoint is of. Does not communicate."""
     index, path = checkpoint.index, checkpoint.path
-    now = kept_options(config, sampler)
+    now = kept_options(config, source)
     then = {**asdict(FitConfig()), **index["options"]}  # an option that there was not yet had its default
     for name in {**index["options"], **now}:
         if now.get(name) != then.get(name):
             raise TrainerError(
                 f"{name}: {path} is of a run with {then.get(name)!r}, this one has {now.get(name)!r}"
             )
+    source.resume(index["sampler"], checkpoint.step, str(path))
     if index["data_sha256"] != data_sha256:
         raise TrainerError(f"data {config.data!r} is not, bit for bit, what {path} was trained on")
-    position = sampler.position(checkpoint.step)
-    if index["sampler"] != position:
-        raise TrainerError(
-            f"{path}: this version of numpy or of the sampler takes the samples in another order: expected "
-            f"{index['sampler']}, got {position}"
-        )
     _check_names(checkpoint, model)
 
 

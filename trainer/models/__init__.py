@@ -6,4 +6,4 @@ from torch import nn
 
 from trainer.registry import Registry
 
-MODELS: Registry[nn.Module] = Registry("model", "trainer.models")
+MODELS: Registry[nn.Module] = Registry("model", "trainer.models", nn.Module)

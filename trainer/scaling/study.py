@@ -25,7 +25,7 @@ from pycomm.launch import usable_cores
 from trainer.config import FitConfig
 from trainer.errors import TrainerError
 from trainer.files import replacing
-from trainer.preparation import build_dataset
+from trainer.reading.loading import Reading, build_dataset
 from trainer.scaling.results import outcome
 from trainer.scaling.shown import draw, text
 from trainer.scaling.target import Target, target_of
@@ -173,7 +173,7 @@ def _in_words(config: FitConfig) -> str:
 def _checked_target(wanted: str, config: FitConfig) -> Target:
     if not (config.eval_every or config.eval_every_epochs):
         raise TrainerError("target: evaluations show it: give eval_every or eval_every_epochs")
-    task = build_dataset(config.data, config.seed, config.data_options).task
+    task = build_dataset(config.data, config.data_options, Reading(config.seed)).task
     return target_of(wanted, ["loss", *task.measures])
 
 
