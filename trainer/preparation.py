@@ -88,8 +88,7 @@ def prepare(
     checkpoint is one of another run.
     """
     reading, exact = reading_of(config, comm, ranks), exact_mode.of(config)
-    if exact:
-        exact.check_ranks(reading.size)
+    on_every_rank(comm, lambda: exact and exact.check_ranks(reading.size))
     loaded = load(config.data, config.data_options, reading, comm)
     batch, task = config.global_batch_for(reading.size), loaded.dataset.task
     shards = exact.shards if exact else reading.size

@@ -279,7 +279,7 @@ def model_of(kind: str, inputs: int, outputs: int) -> nn.Module:
         "batch norm": lambda: nn.Sequential(affine, nn.BatchNorm1d(outputs)),
         "lazy": lambda: nn.Sequential(affine, nn.LazyBatchNorm1d()),
         "synchronised": lambda: nn.SyncBatchNorm(outputs),
-        "instance norm": lambda: nn.InstanceNorm1d(outputs, track_running_stats=True),
+        "instance norm": lambda: nn.InstanceNorm1d(outputs, affine=True, track_running_stats=True),
         "bfloat16": lambda: affine.bfloat16(),
         "counting": lambda: Counting(inputs, outputs),
     }[kind]()
