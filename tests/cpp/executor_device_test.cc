@@ -2,8 +2,12 @@
 // whatever the collective, algorithm, codec and transport; and the double's mistakes are noticed.
 #include "engine/executor_device.h"
 
+#include <atomic>
 #include <cstring>
+#include <memory>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -44,6 +48,19 @@ void fill(const View& view, int rank) {
   }
 }
 
+// One for each rank. They outlive the engines, which keep memory pinned.
+class Devices {
+ public:
+  explicit Devices(int size, Flaw flaw = Flaw::none) {
+    for (int rank = 0; rank < size; ++rank)
+      devices_.push_back(std::make_unique<FakeDevice>(static_cast<unsigned>(rank), flaw));
+  }
+  FakeDevice& operator[](int rank) { return *devices_[static_cast<std::size_t>(rank)]; }
+
+ private:
+  std::vector<std::unique_ptr<FakeDevice>> devices_;
+};
+
 Bytes bytes_of(const View& view) {
   return {view.data, view.data + view.bytes()};
 }
@@ -63,6 +80,9 @@ Shape shape_of(Collective collective, int rank, int size, std::int64_t count, bo
   shape.call.root = is_pair(collective) ? 1 - rank : has_root(collective) ? size - 1 : 0;
   shape.call.counts = counts;
   if (collective == Collective::all_to_all) shape.call.received = counts;
+  // Without counts these have equal parts.
+  if (collective == Collective::gather || collective == Collective::scatter)
+    count = (count + size - 1) / size * size;
   const Spec spec{collective, rank, size, shape.call.root};
   const int chunks = has_parts(collective) ? chunks_of_parts(collective, size) : 1;
   const Layout layout =
@@ -113,10 +133,14 @@ Bytes result_on_host(Communicator& communicator, Shape shape, DType dtype) {
 // The caller's own work fills the input, late.
 Bytes result_on_device(Communicator& communicator, FakeDevice& device, Shape shape, DType dtype) {
   const int rank = communicator.rank();
-  const Array input(device, shape.input_count, dtype), output(device, shape.output_count, dtype);
+  const auto arrays = std::make_shared<std::pair<Array, Array>>(
+      std::piecewise_construct, std::forward_as_tuple(device, shape.input_count, dtype),
+      std::forward_as_tuple(device, shape.output_count, dtype));
+  const auto& [input, output] = *arrays;
   place(shape, input.contents, output.contents, rank, communicator.size());
   const View filled = shape.call.input, result = shape.call.output;
   place(shape, input.on_device, output.on_device, rank, communicator.size());
+  shape.call.keepalive = arrays;
   shape.call.placement = {&device, FakeDevice::kCard, kCallersStream};
   device.enqueue(kCallersStream, [=] { fill(filled, rank); });
   wait(communicator, communicator.submit(shape.call));
@@ -131,6 +155,13 @@ void check_like_host(Communicator& communicator, FakeDevice& device, const Shape
            ", codec ", shape.call.codec, ", in place ", int{shape.in_place});
 }
 
+Call sum_of(const std::shared_ptr<Array>& array, FakeDevice& device) {
+  Call call = all_reduce(array->on_device);
+  call.placement = {&device, FakeDevice::kCard, kCallersStream};
+  call.keepalive = array;
+  return call;
+}
+
 bool can_run(const Algorithm& algorithm, const Communicator& communicator, const Options& options) {
   const bool one_node = is_mapped(options.transport) && communicator.nodes().size() == 1;
   return (!algorithm.supports || algorithm.supports(communicator.size())) &&
@@ -138,8 +169,9 @@ bool can_run(const Algorithm& algorithm, const Communicator& communicator, const
 }
 
 void check_every_algorithm(const Options& options, int size, const std::vector<std::int64_t>& sizes) {
+  Devices devices(size);
   run_engines(size, options, [&](const std::shared_ptr<Communicator>& communicator) {
-    FakeDevice device(static_cast<unsigned>(communicator->rank()));
+    FakeDevice& device = devices[communicator->rank()];
     for (int c = 0; c < kCollectiveCount; ++c) {
       const auto collective = static_cast<Collective>(c);
       if (collective == Collective::barrier || is_pair(collective)) continue;
@@ -159,8 +191,9 @@ void check_every_algorithm(const Options& options, int size, const std::vector<s
 // Two ranks, over a device that may have a flaw; whether a sum of several pieces comes out right.
 bool sums_right(Flaw flaw) {
   std::atomic<bool> right = true;
+  Devices devices(2, flaw);
   run_engines(2, {}, [&](const std::shared_ptr<Communicator>& communicator) {
-    FakeDevice device(5, flaw);
+    FakeDevice& device = devices[communicator->rank()];
     const Shape shape = shape_of(Collective::all_reduce, communicator->rank(), 2, kManyPieces, true);
     const Bytes expected = result_on_host(*communicator, shape, DType::f32);
     if (result_on_device(*communicator, device, shape, DType::f32) != expected) right = false;
@@ -187,9 +220,10 @@ TEST(every_algorithm_serves_a_device_on_several_nodes) {
 }
 
 TEST(every_dtype_op_and_codec_serves_a_device) {
-  for (const int size : {2, 3})
+  for (const int size : {2, 3}) {
+    Devices devices(size);
     run_engines(size, {.progress_thread = true}, [&](const std::shared_ptr<Communicator>& communicator) {
-      FakeDevice device(static_cast<unsigned>(communicator->rank()));
+      FakeDevice& device = devices[communicator->rank()];
       for (int d = 0; d < kDTypeCount; ++d)
         for (int o = 0; o < kReduceOpCount; ++o)
           for (const char* codec : {"none", "fp16", "bf16"}) {
@@ -207,13 +241,15 @@ TEST(every_dtype_op_and_codec_serves_a_device) {
             }
           }
     });
+  }
 }
 
 TEST(parts_of_chosen_sizes_serve_a_device) {
   const std::vector<std::int64_t> counts = {0, 3001, 1, 700};
+  Devices devices(4);
   run_engines(4, {}, [&](const std::shared_ptr<Communicator>& communicator) {
     const int rank = communicator->rank();
-    FakeDevice device(static_cast<unsigned>(rank));
+    FakeDevice& device = devices[rank];
     for (const Collective collective :
          {Collective::reduce_scatter, Collective::all_gather, Collective::gather, Collective::scatter})
       for (const bool in_place : {false, true})
@@ -228,9 +264,10 @@ TEST(parts_of_chosen_sizes_serve_a_device) {
 }
 
 TEST(messages_between_two_devices_arrive) {
-  run_engines(2, {}, [](const std::shared_ptr<Communicator>& communicator) {
-    FakeDevice device(3);
+  Devices devices(2);
+  run_engines(2, {}, [&](const std::shared_ptr<Communicator>& communicator) {
     const int rank = communicator->rank();
+    FakeDevice& device = devices[rank];
     const auto collective = rank == 0 ? Collective::send : Collective::recv;
     for (const std::int64_t count : {std::int64_t{0}, std::int64_t{1}, kManyPieces}) {
       const Bytes result =
@@ -243,25 +280,22 @@ TEST(messages_between_two_devices_arrive) {
 }
 
 TEST(a_prepared_call_on_a_device_runs_again_and_again) {
-  run_engines(3, {.transport = "inproc_mapped"}, [](const std::shared_ptr<Communicator>& communicator) {
-    FakeDevice device(11);
+  Devices devices(3);
+  run_engines(3, {.transport = "inproc_mapped"}, [&](const std::shared_ptr<Communicator>& communicator) {
     const int rank = communicator->rank();
-    Array array(device, kManyPieces, DType::f32);
-    Call call = all_reduce(array.on_device);
-    call.placement = {&device, FakeDevice::kCard, kCallersStream};
-    const Prepared prepared = communicator->prepare(std::move(call));
+    FakeDevice& device = devices[rank];
+    const auto array = std::make_shared<Array>(device, kManyPieces, DType::f32);
+    const Prepared prepared = communicator->prepare(sum_of(array, device));
     int blocks = 0;
     for (int round = 0; round < 5; ++round) {
-      device.enqueue(kCallersStream, [=, view = array.contents] { fill(view, rank + round); });
+      device.enqueue(kCallersStream, [=, view = array->contents] { fill(view, rank + round); });
       wait(*communicator, communicator->start(prepared));
-      Bytes expected(static_cast<std::size_t>(array.contents.bytes()));
       std::vector<float> sums(kManyPieces), term(kManyPieces);
       for (int r = 0; r < 3; ++r) {
         fill(view_of(term), r + round);
         for (std::int64_t i = 0; i < kManyPieces; ++i) sums[i] += term[i];
       }
-      std::memcpy(expected.data(), sums.data(), expected.size());
-      CHECK(bytes_of(array.contents) == expected);
+      CHECK(bytes_of(array->contents) == bytes_of(view_of(sums)));
       if (round == 0) blocks = device.locked_blocks();
       CHECK_EQ(device.locked_blocks(), blocks);  // locked once
     }
@@ -279,39 +313,34 @@ TEST(work_on_a_piece_before_it_has_come_is_noticed) {
 }
 
 TEST(a_device_and_a_host_do_not_match) {
-  CHECK_THROWS(run_engines(2, {},
-                           [](const std::shared_ptr<Communicator>& communicator) {
-                             FakeDevice device(1);
-                             Array array(device, 10, DType::f32);
-                             std::vector<float> values(10);
-                             const bool on_device = communicator->rank() == 0;
-                             Call call = all_reduce(on_device ? array.on_device : view_of(values));
-                             if (on_device) call.placement = {&device, FakeDevice::kCard, kCallersStream};
-                             wait(*communicator, communicator->submit(std::move(call)));
-                           }),
-               MismatchError, "f32 x 10 on a device");
+  Devices devices(2);
+  const auto mixed = [&](const std::shared_ptr<Communicator>& communicator) {
+    const auto array = std::make_shared<Array>(devices[0], 10, DType::f32);
+    std::vector<float> values(10);
+    const bool on_device = communicator->rank() == 0;
+    Call call = on_device ? sum_of(array, devices[0]) : all_reduce(view_of(values));
+    wait(*communicator, communicator->submit(std::move(call)));
+  };
+  CHECK_THROWS(run_engines(2, {}, mixed), MismatchError, "f32 x 10 on a device");
 }
 
 TEST(a_device_that_fails_breaks_the_communicator) {
-  CHECK_THROWS(run_engines(2, {},
-                           [](const std::shared_ptr<Communicator>& communicator) {
-                             const bool fails = communicator->rank() == 0;
-                             FakeDevice device(1, fails ? Flaw::fails_copies : Flaw::none);
-                             Array array(device, kManyPieces, DType::f32);
-                             Call call = all_reduce(array.on_device);
-                             call.placement = {&device, FakeDevice::kCard, kCallersStream};
-                             wait(*communicator, communicator->submit(std::move(call)));
-                           }),
-               Error, "the card has fallen off");
+  Devices whole(2), broken(2, Flaw::fails_copies);
+  const auto sum = [&](const std::shared_ptr<Communicator>& communicator) {
+    const int rank = communicator->rank();
+    FakeDevice& device = rank == 0 ? broken[rank] : whole[rank];
+    const auto array = std::make_shared<Array>(device, kManyPieces, DType::f32);
+    wait(*communicator, communicator->submit(sum_of(array, device)));
+  };
+  CHECK_THROWS(run_engines(2, {}, sum), Error, "the card has fallen off");
 }
 
 TEST(a_device_call_that_nobody_answers_times_out_and_says_where) {
-  run_engines(2, {}, [](const std::shared_ptr<Communicator>& communicator) {
+  Devices devices(2);
+  run_engines(2, {}, [&](const std::shared_ptr<Communicator>& communicator) {
     if (communicator->rank() == 1) return;
-    FakeDevice device(1);
-    Array array(device, kManyPieces, DType::f32);
-    Call call = all_reduce(array.on_device);
-    call.placement = {&device, FakeDevice::kCard, kCallersStream};
+    const auto array = std::make_shared<Array>(devices[0], kManyPieces, DType::f32);
+    Call call = sum_of(array, devices[0]);
     call.timeout_s = 0.2;
     const auto work = communicator->submit(std::move(call));
     CHECK_THROWS(wait(*communicator, work), Error, "in piece 1 of 5");
