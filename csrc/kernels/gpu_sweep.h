@@ -15,7 +15,7 @@
 #include "core/dtype.h"
 #include "kernels/elements.h"
 
-#ifdef __CUDACC__
+#ifdef __CUDA_ARCH__
 #define PYCOMM_UNROLL _Pragma("unroll")
 #else
 #define PYCOMM_UNROLL
@@ -32,9 +32,9 @@ struct Cut {
 };
 
 // One access.
-struct alignas(16) __attribute__((may_alias)) Word {
+struct Word {
   std::uint32_t parts[4];
-};
+} __attribute__((may_alias, aligned(16)));
 
 // `count` elements of T: a multiple of 16 bytes.
 template <class T, int count>
