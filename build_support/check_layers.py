@@ -22,7 +22,17 @@ LAYERS: dict[str, set[str]] = {
     "plan": {"core"},
     "algorithm": {"core", "plan"},
     "engine": {"core", "kernels", "codec", "transport", "bootstrap", "plan", "algorithm"},
-    "bindings": {"core", "kernels", "codec", "transport", "bootstrap", "plan", "algorithm", "engine", "device"},
+    "bindings": {
+        "core",
+        "kernels",
+        "codec",
+        "transport",
+        "bootstrap",
+        "plan",
+        "algorithm",
+        "engine",
+        "device",
+    },
 }
 
 # Headers of others -> the only files under csrc/ that may include them.

@@ -1,5 +1,7 @@
-"""CUDA: what of it this build and this machine have. It is optional at build time (the module `_cuda`) and at run
-time (a driver and a card); without either pycomm is what it is otherwise."""
+"""CUDA: what of it this build and this machine have.
+
+It is optional at build time (the module `_cuda`) and at run time (a driver and a card).
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ from typing import Any
 
 
 def facts() -> dict[str, Any]:
-    """`built`, `usable`, `why` not (empty: usable), `runtime` and `driver` versions (empty: none), and `cards`,
-    each with name, memory_bytes and capability. Starts no context on any card; does not block."""
+    """`built`, `usable`, `why` not (empty: usable), the versions `runtime` and `driver` (empty: none), and
+    `cards`, each with name, memory_bytes and capability. Starts no context on any card; does not block."""
     try:
         module = importlib.import_module("pycomm._cuda")
     except ImportError as error:
