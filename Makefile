@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python
 LAUNCH := $(RUN) -m pycomm.launch
 TREE := build/editable
-CXX_FILES = $(shell find csrc tests/cpp tests/gpu -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES = $(shell find csrc tests/cpp tests/gpu bench -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 # Without isolation the build tree outlives pip, so later builds are increments.
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --constraint build_support/constraints.txt
@@ -51,7 +51,7 @@ gpu-test: ## the tests that need a card, with the python3 at hand: build_support
 	build_support/on_card.sh sh -c 'build/on_card/pycomm_gpu_tests && exec $(PYTHON) -m pytest tests/gpu $(PYTEST)'
 
 gpu-bench: ## time CUDA tensors on a card; nothing is written
-	build_support/on_card.sh $(PYTHON) -m pycomm.launch -n 2 $(BENCH) gpu
+	build_support/on_card.sh sh -c 'build/on_card/pycomm_gpu_bench && exec $(PYTHON) -m pycomm.launch -n 2 $(BENCH) gpu'
 
 seeds: $(VENV)/.dev compile ## worked examples with known numbers: a table of expected and found
 	$(RUN) -m pytest tests/seeds $(PYTEST)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# on_card.sh COMMAND...: builds pycomm and its GPU tests in place, with the interpreter at hand and nothing from a
+# on_card.sh COMMAND...: builds pycomm, its GPU tests and bench in place, with the interpreter at hand and nothing from a
 # network, and runs the command with them. For machines that have a card, and so a torch of their own.
 #
 #   PYTHON   the interpreter (python3): with torch, numpy, mpi4py, pytest, pybind11, cmake and ninja
@@ -24,7 +24,7 @@ fi
 
 cmake -S . -B "$tree" -G Ninja -DPYCOMM_CUDA=ON -DPython_EXECUTABLE="$python" -DMPI_C_COMPILER="$mpicc" \
   -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" >"$tree/configure.log" || { cat "$tree/configure.log"; exit 1; }
-cmake --build "$tree" --target _core pycomm_gpu_tests -- --quiet
+cmake --build "$tree" --target _core pycomm_gpu_tests pycomm_gpu_bench -- --quiet
 cp "$tree"/_core*.so "$tree"/_cuda*.so pycomm/
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 exec "$@"

@@ -114,6 +114,10 @@ View Held::take(py::handle object, bool writable, const char* argument, Placemen
   placement = {};
   if (PyObject_CheckBuffer(object.ptr())) return take_buffer(object, writable, argument);
   if (py::hasattr(object, "data_ptr")) return take_tensor(object, argument, placement);
+  if (is_cuda_array(object)) {
+    keep(object);
+    return cuda_array(object, writable, argument, placement);
+  }
   throw InvalidArgument(
       text(argument, " is a ", type_name(object),
            "; expected a torch tensor, a NumPy array or another object with the buffer protocol"));
@@ -127,10 +131,14 @@ View Held::take_tensor(py::handle object, const char* argument, Placement& place
   view.dtype = tensor_dtype(object, argument);
   view.count = object.attr("numel")().cast<std::int64_t>();
   view.data = reinterpret_cast<std::byte*>(object.attr("data_ptr")().cast<std::uintptr_t>());
+  keep(object);
+  return view;
+}
+
+void Held::keep(py::handle object) {
   Py_buffer owner{};
   owner.obj = object.inc_ref().ptr();
   hold(owner);
-  return view;
 }
 
 View Held::take_buffer(py::handle object, bool writable, const char* argument) {

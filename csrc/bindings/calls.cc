@@ -72,8 +72,12 @@ void take_arrays(Call& call, Held& held, const py::object& x, const py::object& 
   if (!out.is_none()) {
     const Placement of_input = call.placement;
     call.output = take(out, true, "out");
-    PYCOMM_CHECK(x.is_none() || call.placement == of_input, "x is ", place_name(of_input), " and out is ",
-                 place_name(call.placement), "; expected both in one place");
+    const Placement& of_output = call.placement;
+    PYCOMM_CHECK(x.is_none() || (of_input.device == of_output.device && of_input.card == of_output.card),
+                 "x is ", place_name(of_input), " and out is ", place_name(of_output),
+                 "; expected both in one place");
+    PYCOMM_CHECK(x.is_none() || of_input.stream == of_output.stream, "x waits for stream ", of_input.stream,
+                 " and out for ", of_output.stream, "; expected one stream");
   } else if (may_get_nothing) {
     call.output = {nullptr, 0, call.input.dtype};
   } else {

@@ -40,17 +40,19 @@ class Stream {
 class Device {
  public:
   virtual ~Device() = default;
-  virtual std::string name() const = 0;  // "cuda"
-  virtual int count() const = 0;         // of cards, numbered from 0
+  virtual std::string name() const = 0;               // "cuda"
+  virtual int count() const = 0;                      // of cards, numbered from 0
+  virtual int card_of(const void* memory) const = 0;  // where memory of the device lies
 
   virtual std::unique_ptr<Stream> open_stream(int card) = 0;
   // A stream of the caller's, by the number that the device's libraries give it; it stays the caller's.
   virtual std::unique_ptr<Stream> borrow_stream(int card, std::uintptr_t number) = 0;
   virtual std::unique_ptr<Event> make_event(int card) = 0;
 
-  // Locks pages of host memory in place, for copies that run beside the processor. As slow as allocating.
-  virtual void pin(void* memory, std::size_t bytes) = 0;
-  virtual void unpin(void* memory) noexcept = 0;
+  // Locks pages of host memory in place, for copies of any card that run beside the processor. As slow as
+  // allocating. The card is one that is in use.
+  virtual void pin(int card, void* memory, std::size_t bytes) = 0;
+  virtual void unpin(int card, void* memory) noexcept = 0;
 
   virtual const StreamKernels& kernels() const = 0;
 };

@@ -13,13 +13,14 @@ namespace {
 
 class CudaEvent final : public Event {
  public:
-  explicit CudaEvent(int card) {
+  explicit CudaEvent(int card) : card_(card) {
     const CurrentCard current(card);
     check_cuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "making an event");
   }
   ~CudaEvent() override { static_cast<void>(cudaEventDestroy(event_)); }
 
   bool reached() override {
+    const CurrentCard current(card_);
     const cudaError_t answer = cudaEventQuery(event_);
     if (answer == cudaErrorNotReady) return false;
     check_cuda(answer, "work on a stream");
@@ -28,6 +29,7 @@ class CudaEvent final : public Event {
   cudaEvent_t event() const { return event_; }
 
  private:
+  const int card_;
   cudaEvent_t event_ = nullptr;
 };
 
@@ -73,18 +75,28 @@ class CudaDevice final : public Device {
     check_cuda(cudaGetDeviceCount(&count), "counting cards");
     return count;
   }
+  int card_of(const void* memory) const override {
+    cudaPointerAttributes attributes{};
+    check_cuda(cudaPointerGetAttributes(&attributes, memory), "asking where an array lies");
+    return attributes.device;
+  }
   std::unique_ptr<Stream> open_stream(int card) override { return std::make_unique<CudaStream>(card); }
   std::unique_ptr<Stream> borrow_stream(int card, std::uintptr_t number) override {
     return std::make_unique<CudaStream>(card, reinterpret_cast<cudaStream_t>(number));
   }
   std::unique_ptr<Event> make_event(int card) override { return std::make_unique<CudaEvent>(card); }
 
-  // For all cards.
-  void pin(void* memory, std::size_t bytes) override {
+  void pin(int card, void* memory, std::size_t bytes) override {
+    const CurrentCard current(card);
     check_cuda(cudaHostRegister(memory, bytes, cudaHostRegisterPortable), "pinning host memory");
   }
-  void unpin(void* memory) noexcept override {
-    static_cast<void>(cudaHostUnregister(memory));  // refused at exit, when the runtime is gone
+  // Refused at exit, when the runtime is gone.
+  void unpin(int card, void* memory) noexcept override {
+    try {
+      const CurrentCard current(card);
+      static_cast<void>(cudaHostUnregister(memory));
+    } catch (const TransportError&) {
+    }
   }
   const StreamKernels& kernels() const override { return cuda_kernels(); }
 };

@@ -45,7 +45,7 @@ void DeviceExecutor::take_cells() {
   const Layout layout = pieces_.layout(0);
   const std::int64_t element = size_of(operation_->input.dtype);
   const auto room = [&](std::int64_t count) {
-    return pinned_.take(*placement_.device, static_cast<std::size_t>(count * element));
+    return pinned_.take(*placement_.device, placement_.card, static_cast<std::size_t>(count * element));
   };
   for (int i = 0; i < std::min(kCells, pieces_.count()); ++i) {
     Cell& cell = cells_[i];

@@ -18,7 +18,7 @@ std::shared_ptr<std::byte> plain_memory(std::size_t bytes) {
 
 }  // namespace
 
-PinnedMemory::Block PinnedMemory::take(Device& device, std::size_t bytes) {
+PinnedMemory::Block PinnedMemory::take(Device& device, int card, std::size_t bytes) {
   const std::size_t size = std::bit_ceil(std::max(bytes, kPage));
   const auto fits = [&](const Locked& locked) { return locked.device == &device && locked.bytes == size; };
   const auto found = std::find_if(free_.rbegin(), free_.rend(), fits);
@@ -31,12 +31,12 @@ PinnedMemory::Block PinnedMemory::take(Device& device, std::size_t bytes) {
   auto owner = peers_ ? peers_->allocate(size + kPage) : plain_memory(size + kPage);
   const auto address = reinterpret_cast<std::uintptr_t>(owner.get());
   std::byte* const data = owner.get() + (-address % kPage);
-  device.pin(data, size);
-  return Block(data, GiveBack{this, {&device, size, data, std::move(owner)}});
+  device.pin(card, data, size);
+  return Block(data, GiveBack{this, {&device, card, size, data, std::move(owner)}});
 }
 
 PinnedMemory::~PinnedMemory() {
-  for (const Locked& locked : free_) locked.device->unpin(locked.data);
+  for (const Locked& locked : free_) locked.device->unpin(locked.card, locked.data);
 }
 
 }  // namespace pycomm

@@ -15,7 +15,7 @@ namespace pycomm {
 
 class PinnedMemory {
  public:
-  // Null where no peer's memory can be addressed; it must outlive this.
+  // Null where no peer's memory can be addressed; take() alone uses it.
   explicit PinnedMemory(PeerMemory* peers) : peers_(peers) {}
   // All blocks must have come back.
   ~PinnedMemory();
@@ -25,6 +25,7 @@ class PinnedMemory {
  private:
   struct Locked {
     Device* device = nullptr;
+    int card = 0;
     std::size_t bytes = 0;
     std::byte* data = nullptr;
     std::shared_ptr<std::byte> owner;
@@ -39,7 +40,7 @@ class PinnedMemory {
   using Block = std::unique_ptr<std::byte, GiveBack>;
   // At least `bytes` long, on a page of its own, uninitialised. Throws TransportError when there is no room,
   // or no more of it may be locked.
-  Block take(Device& device, std::size_t bytes);
+  Block take(Device& device, int card, std::size_t bytes);
 
  private:
   PeerMemory* const peers_;

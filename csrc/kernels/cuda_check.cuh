@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cuda_runtime.h>
+#include <dlfcn.h>
 
 #include "core/error.h"
 
@@ -15,23 +16,37 @@ inline void check_cuda(cudaError_t answer, const char* what) {
       text("CUDA: ", what, ": ", cudaGetErrorString(answer), " (", cudaGetErrorName(answer), ")"));
 }
 
-// Makes a card the current one of this thread, and restores the one before.
+// Whether this process has a context on that card. To ask the driver makes none; the runtime has loaded it.
+inline bool has_context(int card) {
+  using GetState = int (*)(int card, unsigned* flags, int* active);
+  static const auto get_state = [] {
+    void* const driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD);
+    return driver ? reinterpret_cast<GetState>(dlsym(driver, "cuDevicePrimaryCtxGetState")) : nullptr;
+  }();
+  unsigned flags = 0;
+  int active = 0;
+  return get_state && get_state(card, &flags, &active) == 0 && active != 0;
+}
+
+// Makes a card the current one of this thread, and restores the one before if it is in use: choosing a card
+// makes a context there, hundreds of megabytes, and card 0 is the current one of every new thread.
 class CurrentCard {
  public:
   explicit CurrentCard(int card) {
     check_cuda(cudaGetDevice(&before_), "asking for the current card");
-    if (before_ != card) check_cuda(cudaSetDevice(card), "choosing a card");
-    changed_ = before_ != card;
+    if (before_ == card) return;
+    restores_ = has_context(before_);
+    check_cuda(cudaSetDevice(card), "choosing a card");
   }
   ~CurrentCard() {
-    if (changed_) static_cast<void>(cudaSetDevice(before_));
+    if (restores_) static_cast<void>(cudaSetDevice(before_));
   }
   CurrentCard(const CurrentCard&) = delete;
   CurrentCard& operator=(const CurrentCard&) = delete;
 
  private:
   int before_ = 0;
-  bool changed_ = false;
+  bool restores_ = false;
 };
 
 }  // namespace pycomm

@@ -84,6 +84,7 @@ class FakeDevice final : public Device {
 
   std::string name() const override { return "fake"; }
   int count() const override { return 2; }
+  int card_of(const void*) const override { return kCard; }
   std::unique_ptr<Stream> open_stream(int card) override {
     check_card(card);
     const std::lock_guard lock(mutex_);
@@ -99,14 +100,15 @@ class FakeDevice final : public Device {
     check_card(card);
     return std::make_unique<FakeEvent>(*this);
   }
-  void pin(void* memory, std::size_t bytes) override {
+  void pin(int card, void* memory, std::size_t bytes) override {
+    check_card(card);
     const std::lock_guard lock(mutex_);
     for (const auto& [begin, size] : pinned_)
       if (begin < static_cast<std::byte*>(memory) + bytes && static_cast<std::byte*>(memory) < begin + size)
         throw TransportError("fake: memory is locked twice");
     pinned_[static_cast<std::byte*>(memory)] = bytes;
   }
-  void unpin(void* memory) noexcept override {
+  void unpin(int, void* memory) noexcept override {
     const std::lock_guard lock(mutex_);
     pinned_.erase(static_cast<std::byte*>(memory));
   }

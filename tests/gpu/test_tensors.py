@@ -90,3 +90,17 @@ def test_ranks_on_a_card_and_on_the_host_do_not_match() -> None:
 
     with pytest.raises(MismatchError, match="on a device"):
         run_threads(2, body)
+
+
+def test_arrays_of_cupy_are_taken_and_made() -> None:
+    cupy = pytest.importorskip("cupy")
+
+    def body(comm: Communicator) -> None:
+        x = cupy.full((1000, 3), comm.rank + 1, dtype=cupy.float32)
+        assert comm.all_reduce(x) is x
+        assert bool((x == 3).all())
+        gathered = comm.all_gather(cupy.full(5, comm.rank, dtype=cupy.int64))
+        assert isinstance(gathered, cupy.ndarray)
+        assert gathered.tolist() == [0] * 5 + [1] * 5
+
+    run_threads(2, body)

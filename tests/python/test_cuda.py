@@ -75,6 +75,38 @@ def test_cuda_tensors_are_refused_with_the_reason(monkeypatch: pytest.MonkeyPatc
     run_threads(1, body)
 
 
+class Array:
+    """As much of an array of CuPy's."""
+
+    def __init__(self, **interface: Any) -> None:
+        self.shape, self.nbytes = (3, 2), 24
+        self.__cuda_array_interface__ = {
+            "shape": self.shape, "typestr": "<f4", "data": (64, False), "version": 3, **interface
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("interface", "words"),
+    [
+        ({"typestr": "<c8"}, "x has element type '<c8'; expected float64"),
+        ({"strides": (4, 12)}, "x is not contiguous in C order"),
+        ({"data": (64, True)}, "x is read-only"),
+        ({"strides": (8, 4)}, "x is on device cuda; expected cpu, since this"),
+        ({"strides": None, "stream": 1}, "x is on device cuda; expected cpu, since this"),
+    ],
+)
+def test_arrays_on_cards_are_looked_at_before_they_are_taken(
+    interface: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_the_module(monkeypatch)
+
+    def body(comm: pycomm.Communicator) -> None:
+        with pytest.raises(pycomm.InvalidArgument, match=words):
+            comm.all_reduce(Array(**interface))
+
+    run_threads(1, body)
+
+
 @pytest.mark.skipif(not cuda.facts()["built"], reason=cuda.why_not())
 def test_the_module_loads_without_a_driver() -> None:
     """In a process that sees no card, if this machine has any."""
