@@ -41,7 +41,6 @@ class Device {
  public:
   virtual ~Device() = default;
   virtual std::string name() const = 0;               // "cuda"
-  virtual int count() const = 0;                      // of cards, numbered from 0
   virtual int card_of(const void* memory) const = 0;  // where memory of the device lies
 
   virtual std::unique_ptr<Stream> open_stream(int card) = 0;

@@ -70,11 +70,6 @@ class CudaStream final : public Stream {
 class CudaDevice final : public Device {
  public:
   std::string name() const override { return "cuda"; }
-  int count() const override {
-    int count = 0;
-    check_cuda(cudaGetDeviceCount(&count), "counting cards");
-    return count;
-  }
   int card_of(const void* memory) const override {
     cudaPointerAttributes attributes{};
     check_cuda(cudaPointerGetAttributes(&attributes, memory), "asking where an array lies");

@@ -33,7 +33,7 @@ enum class Flaw { none, forgets_waits, answers_at_once, fails_copies };
 
 class FakeDevice final : public Device {
  public:
-  static constexpr int kCard = 1;  // of two
+  static constexpr int kCard = 1;
 
   explicit FakeDevice(unsigned seed, Flaw flaw = Flaw::none) : flaw_(flaw), random_(seed) {}
 
@@ -83,7 +83,6 @@ class FakeDevice final : public Device {
   int locked_blocks() const { return static_cast<int>(pinned_.size()); }
 
   std::string name() const override { return "fake"; }
-  int count() const override { return 2; }
   int card_of(const void*) const override { return kCard; }
   std::unique_ptr<Stream> open_stream(int card) override {
     check_card(card);
