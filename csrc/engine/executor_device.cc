@@ -24,13 +24,19 @@ void DeviceExecutor::number(std::uint32_t sequence, std::uint32_t history, Tag t
   sequence_ = sequence;
   history_ = history;
   tag_ = tag;
-  caller_->mark(*called_);
+  unmarked_.clear();
+  try {
+    caller_->mark(*called_);
+  } catch (const Error& error) {
+    unmarked_ = error.what();
+  }
 }
 
 void DeviceExecutor::begin() {
   fetched_ = done_ = back_ = 0;
   bytes_sent_ = 0;
   withdrawn_ = false;
+  if (!unmarked_.empty()) throw TransportError(unmarked_);
   Device& device = *placement_.device;
   if (!streams_)
     streams_ = Streams{device.open_stream(placement_.card), device.open_stream(placement_.card),

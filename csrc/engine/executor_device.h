@@ -24,7 +24,7 @@ class DeviceExecutor final : public Executor {
   DeviceExecutor(std::shared_ptr<const Operation> operation, const Placement& placement, Pieces pieces,
                  const Header& header, Router& router, Staging& staging, PinnedMemory& pinned);
 
-  // Marks the caller's stream.
+  // Marks the caller's stream. Throws nothing, for the call has its number by then; begin() tells.
   void number(std::uint32_t sequence, std::uint32_t history, Tag tag) override;
   void begin() override;
   void end() override;
@@ -75,6 +75,7 @@ class DeviceExecutor final : public Executor {
   std::uint32_t history_ = 0;
   Tag tag_;
   std::unique_ptr<Event> called_;  // on the caller's stream
+  std::string unmarked_;           // why it could not be marked
   std::unique_ptr<Stream> caller_;
 
   std::optional<Streams> streams_;

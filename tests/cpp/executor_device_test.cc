@@ -324,15 +324,19 @@ TEST(a_device_and_a_host_do_not_match) {
   CHECK_THROWS(run_engines(2, {}, mixed), MismatchError, "f32 x 10 on a device");
 }
 
-TEST(a_device_that_fails_breaks_the_communicator) {
-  Devices whole(2), broken(2, Flaw::fails_copies);
-  const auto sum = [&](const std::shared_ptr<Communicator>& communicator) {
-    const int rank = communicator->rank();
-    FakeDevice& device = rank == 0 ? broken[rank] : whole[rank];
-    const auto array = std::make_shared<Array>(device, kManyPieces, DType::f32);
-    wait(*communicator, communicator->submit(sum_of(array, device)));
-  };
-  CHECK_THROWS(run_engines(2, {}, sum), Error, "the card has fallen off");
+// Every rank is told, whether its device fails when the call is made or when it copies, and submit() does not
+// throw.
+TEST(a_device_that_fails_breaks_the_communicator_on_all_ranks) {
+  for (const Flaw flaw : {Flaw::fails_copies, Flaw::fails_marks}) {
+    Devices whole(2), broken(2, flaw);
+    run_engines(2, {}, [&](const std::shared_ptr<Communicator>& communicator) {
+      const int rank = communicator->rank();
+      FakeDevice& device = rank == 0 ? broken[rank] : whole[rank];
+      const auto array = std::make_shared<Array>(device, kManyPieces, DType::f32);
+      const auto work = communicator->submit(sum_of(array, device));
+      CHECK_THROWS(wait(*communicator, work), Error, "the card has fallen off");
+    });
+  }
 }
 
 TEST(a_device_call_that_nobody_answers_times_out_and_says_where) {

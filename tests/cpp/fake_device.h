@@ -29,7 +29,7 @@
 namespace pycomm {
 
 // What a test may ask the double to do wrong, so as to see that somebody notices.
-enum class Flaw { none, forgets_waits, answers_at_once, fails_copies };
+enum class Flaw { none, forgets_waits, answers_at_once, fails_copies, fails_marks };
 
 class FakeDevice final : public Device {
  public:
@@ -157,6 +157,7 @@ class FakeDevice final : public Device {
     }
     void mark(Event& event) override {
       const std::lock_guard lock(device_.mutex_);
+      if (device_.flaw_ == Flaw::fails_marks) throw TransportError("fake: the card has fallen off");
       auto state = dynamic_cast<FakeEvent&>(event).state;
       const int times = ++state->marked;
       tasks().push_back({[=] { state->reached = times; }, nullptr});

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,6 +71,22 @@ def test_cuda_tensors_are_refused_with_the_reason(monkeypatch: pytest.MonkeyPatc
 
     def body(comm: pycomm.Communicator) -> None:
         with pytest.raises(pycomm.InvalidArgument, match="x is on device cuda; expected cpu, since this"):
+            comm.all_reduce(Tensor())
+
+    run_threads(1, body)
+
+
+def test_a_module_of_another_build_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    name = b"pycomm.Device of old"
+    other = ModuleType("pycomm._cuda")
+    other.device = lambda: new(64, name, None)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pycomm._cuda", other)
+    monkeypatch.setattr(cuda, "why_not", lambda: "")
+
+    def body(comm: pycomm.Communicator) -> None:
+        with pytest.raises(pycomm.InvalidArgument, match=r"of another build \(pycomm.Device of old\)"):
             comm.all_reduce(Tensor())
 
     run_threads(1, body)
