@@ -136,7 +136,7 @@ class FakeDevice final : public Device {
     bool reached() override {
       const std::lock_guard lock(device_.mutex_);
       if (device_.flaw_ == Flaw::answers_at_once) return true;
-      if (state->reached < state->marked) device_.run_one();
+      for (auto tasks = fuzz::below(device_.random_, 5); tasks > 0; --tasks) device_.run_one();
       return state->reached == state->marked;
     }
     const std::shared_ptr<EventState> state = std::make_shared<EventState>();
