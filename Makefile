@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python
 LAUNCH := $(RUN) -m pycomm.launch
 TREE := build/editable
-CXX_FILES = $(shell find csrc tests/cpp -name '*.cc' -o -name '*.h')
+CXX_FILES = $(shell find csrc tests/cpp tests/gpu bench -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 # Without isolation the build tree outlives pip, so later builds are increments.
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --constraint build_support/constraints.txt
@@ -27,7 +27,7 @@ attempt = $(1) || { echo "make: installing failed, see above; it needs a package
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help train test test-long seeds torch-suite resume-grid chaos-checkpoint check bench build compile format tidy asan ubsan tsan \
+.PHONY: help train test test-long gpu-test gpu-bench seeds torch-suite resume-grid chaos-checkpoint check bench build compile format tidy asan ubsan tsan \
   sanitize stubs clean distclean \
   tests-compile check-format check-lint check-types check-layers check-stubs
 
@@ -46,6 +46,12 @@ test: $(VENV)/.dev compile tests-compile ## set up, build, run all tests
 
 test-long: $(VENV)/.dev compile tests-compile ## the tests that take long, which `make test` leaves out (a minute or two)
 	$(RUN) -m pytest -m long $(PYTEST)
+
+gpu-test: ## the tests that need a card, with the python3 at hand: build_support/on_card.sh says what it needs
+	build_support/on_card.sh sh -c 'build/on_card/pycomm_gpu_tests && exec $(PYTHON) -m pytest tests/gpu $(PYTEST)'
+
+gpu-bench: ## time CUDA tensors on a card; nothing is written
+	build_support/on_card.sh sh -c 'build/on_card/pycomm_gpu_bench && exec $(PYTHON) -m pycomm.launch -n 2 $(BENCH) gpu'
 
 seeds: $(VENV)/.dev compile ## worked examples with known numbers: a table of expected and found
 	$(RUN) -m pytest tests/seeds $(PYTEST)

@@ -11,6 +11,7 @@ COMMANDS = {
     "collectives": "time collectives of pycomm and its peers, interleaved in one run",
     "selection": "time the automatic choice of algorithm against every forced one",
     "training": "time whole training steps, interleaved in one run",
+    "gpu": "time all_reduce of CUDA tensors, beside the same by hand",
     "network": "time collectives between hosts with limited links, made of namespaces of this machine (root)",
     "report": "turn results into Markdown tables",
 }

@@ -15,20 +15,31 @@ from pathlib import Path
 LAYERS: dict[str, set[str]] = {
     "core": set(),
     "kernels": {"core"},
+    "device": {"core", "kernels"},
     "codec": {"core", "kernels"},
     "transport": {"core"},
     "bootstrap": {"core"},
     "plan": {"core"},
     "algorithm": {"core", "plan"},
     "engine": {"core", "kernels", "codec", "transport", "bootstrap", "plan", "algorithm"},
-    "bindings": {"core", "kernels", "codec", "transport", "bootstrap", "plan", "algorithm", "engine"},
+    "bindings": {
+        "core",
+        "kernels",
+        "codec",
+        "transport",
+        "bootstrap",
+        "plan",
+        "algorithm",
+        "engine",
+        "device",
+    },
 }
 
 # Headers of others -> the only files under csrc/ that may include them.
 FOREIGN: dict[str, str] = {
     r"Python\.h|pybind11/.*": r"bindings/.*",
     r"mpi\.h|mpi-ext\.h": r"(transport|bootstrap)/mpi\.cc",
-    r"cuda.*|nvml\.h|cub/.*|thrust/.*": r".*\.cu|transport/nccl\.cc|engine/executor_stream\.cc",
+    r"cuda.*|nvml\.h|cub/.*|thrust/.*": r".*\.cuh?",
     r"nccl\.h": r"transport/nccl\.cc",
     r"torch/.*|ATen/.*|c10/.*": r"",
 }

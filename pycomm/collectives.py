@@ -1,7 +1,10 @@
 """The collectives, blocking and not, as methods.
 
-Every collective takes C-contiguous host arrays of float64, float32, float16, bfloat16, int64, int32, uint8 or
-int8: torch tensors, NumPy arrays, anything with the buffer protocol or DLPack. All ranks of a communicator
+Every collective takes C-contiguous arrays of float64, float32, float16, bfloat16, int64, int32, uint8 or
+int8: torch tensors, NumPy arrays, anything with the buffer protocol or DLPack. They lie in host memory or,
+where `pycomm.info()["cuda"]` says usable, are CUDA tensors on all ranks. Calls on those wait for what the
+current stream had been given before, and their results may be used on any stream once the call has returned
+or been waited for. (Buckets and mailboxes take host arrays only.) All ranks of a communicator
 call the same collectives in the same order with the same arguments but the data. Common arguments:
 
 op          "sum", "prod", "min", "max" or "avg" (a sum divided by the number of ranks; integers truncate)

@@ -8,13 +8,13 @@ import platform
 from collections.abc import Iterable
 from typing import Any
 
-from pycomm import _core
+from pycomm import _core, cuda
 from pycomm.errors import InvalidArgument
 from pycomm.tuned import default_path, load
 
 
 def info() -> dict[str, Any]:
-    """Versions, MPI, instruction sets, transports, algorithms, codecs, the table of
+    """Versions, MPI, instruction sets, CUDA, transports, algorithms, codecs, the table of
     measured times. Starts no MPI; does not block."""
     mpi = _core.mpi_info()
     return {
@@ -30,6 +30,7 @@ def info() -> dict[str, Any]:
         "transports": _core.transports(),
         "algorithms": _core.algorithms(),
         "codecs": _core.codecs(),
+        "cuda": cuda.facts(),
         "tuned": _table(),
         "missing": _missing(mpi),
     }
@@ -62,7 +63,9 @@ def _missing(mpi: dict[str, Any]) -> dict[str, str]:
     if not mpi["ulfm"]:
         out["ulfm"] = "this MPI library has no MPIX_Comm_revoke; Open MPI 5 has"
     if "nccl" not in _core.transports():
-        out["nccl"] = "it moves CUDA tensors only, and this build moves host memory"
+        out["nccl"] = "it moves CUDA tensors only, and this build moves those through host memory"
+    if why := cuda.why_not():
+        out["cuda"] = why
     for isa in ("avx2", "avx512"):
         if isa not in _core.available_isas():
             out[isa] = "this processor or its operating system does not offer it"

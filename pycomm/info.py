@@ -13,6 +13,12 @@ def _print() -> None:
     ulfm = "ULFM" if facts["mpi_ulfm"] else "no ULFM"
     print(f"             {ulfm}, {facts['mpi_thread_level'] or 'not started'}")
     print(f"kernels      {facts['isa']} (of {', '.join(facts['isas'])}; PYCOMM_ISA chooses)")
+    for i, card in enumerate(facts["cuda"]["cards"]):
+        versions = f"runtime {facts['cuda']['runtime']}, driver {facts['cuda']['driver']}"
+        memory = f"{card['memory_bytes'] / 1e9:.0f} GB"
+        print(
+            f"{'cuda' if i == 0 else '':12} {i}: {card['name']}, {memory}, {card['capability']}, {versions}"
+        )
     for kind in ("transports", "codecs"):
         for i, (name, row) in enumerate(facts[kind].items()):
             print(f"{kind if i == 0 else '':12} {name:22} {row['summary']}")

@@ -1,9 +1,10 @@
-"""Arrays of every kind. The engine takes torch tensors and objects with the buffer protocol; this file adds
-DLPack and makes results of the kind that was passed in."""
+"""Arrays of every kind. The engine takes torch tensors, objects with the buffer protocol and CUDA arrays;
+this file adds DLPack and makes results of the kind that was passed in."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 from typing import Any
 
@@ -29,17 +30,29 @@ def is_torch(x: Any) -> bool:
     return hasattr(x, "data_ptr") and hasattr(x, "new_empty")
 
 
+def is_cuda_array(x: Any) -> bool:
+    """Whether x is an array on a card that is no tensor: CuPy's, Numba's."""
+    return hasattr(x, "__cuda_array_interface__") and not is_torch(x)
+
+
 def as_memory(x: Any) -> Any:
     """`x` itself where the engine can take it, else a NumPy view of it by DLPack (which copies nothing)."""
     if x is None or isinstance(x, np.ndarray) or is_torch(x) or not hasattr(x, "__dlpack__"):
+        return x
+    if is_cuda_array(x):
         return x
     return np.from_dlpack(x)
 
 
 def new_like(x: Any, shape: tuple[int, ...]) -> Any:
-    """An uninitialised array of x's kind and dtype: a tensor for a tensor, else a NumPy array."""
+    """An uninitialised array of x's kind and dtype: a tensor for a tensor, CuPy's on the card of an array on
+    one, else a NumPy array."""
     if is_torch(x):
         return x.new_empty(shape)
+    if is_cuda_array(x):
+        cupy: Any = importlib.import_module("cupy")
+        with cupy.asarray(x).device:
+            return cupy.empty(shape, dtype=x.dtype)
     return np.empty(shape, dtype=np.asarray(x).dtype)
 
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/devices.h"
 #include "core/error.h"
 
 namespace pycomm::bindings {
@@ -103,26 +104,41 @@ void Held::hold(const Py_buffer& buffer) {
 }
 
 View Held::take(py::handle object, bool writable, const char* argument) {
+  Placement placement;
+  const View view = take(object, writable, argument, placement);
+  PYCOMM_CHECK(!placement.device, argument, " is on device ", placement.device->name(), "; expected cpu");
+  return view;
+}
+
+View Held::take(py::handle object, bool writable, const char* argument, Placement& placement) {
+  placement = {};
   if (PyObject_CheckBuffer(object.ptr())) return take_buffer(object, writable, argument);
-  if (py::hasattr(object, "data_ptr")) return take_tensor(object, argument);
+  if (py::hasattr(object, "data_ptr")) return take_tensor(object, argument, placement);
+  if (is_cuda_array(object)) {
+    keep(object);
+    return cuda_array(object, writable, argument, placement);
+  }
   throw InvalidArgument(
       text(argument, " is a ", type_name(object),
            "; expected a torch tensor, a NumPy array or another object with the buffer protocol"));
 }
 
-View Held::take_tensor(py::handle object, const char* argument) {
-  const std::string device = py::str(object.attr("device").attr("type"));
-  PYCOMM_CHECK(device == "cpu", argument, " is on device ", device, "; expected cpu");
+View Held::take_tensor(py::handle object, const char* argument, Placement& placement) {
+  placement = placement_of(object.attr("device"), argument);
   PYCOMM_CHECK(object.attr("is_contiguous")().cast<bool>(), argument,
                " is not contiguous: pass .contiguous(), or a contiguous part of it");
   View view;
   view.dtype = tensor_dtype(object, argument);
   view.count = object.attr("numel")().cast<std::int64_t>();
   view.data = reinterpret_cast<std::byte*>(object.attr("data_ptr")().cast<std::uintptr_t>());
+  keep(object);
+  return view;
+}
+
+void Held::keep(py::handle object) {
   Py_buffer owner{};
   owner.obj = object.inc_ref().ptr();
   hold(owner);
-  return view;
 }
 
 View Held::take_buffer(py::handle object, bool writable, const char* argument) {

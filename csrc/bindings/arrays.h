@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/device.h"
 #include "core/view.h"
 
 namespace pycomm::bindings {
@@ -24,11 +25,14 @@ class Held {
   // argument) when it is not contiguous, not in host memory, of an unknown dtype, or read-only though it must
   // be written.
   View take(pybind11::handle object, bool writable, const char* argument);
+  // The same, or of a torch tensor or another array on a device.
+  View take(pybind11::handle object, bool writable, const char* argument, Placement& placement);
 
  private:
-  View take_tensor(pybind11::handle object, const char* argument);
+  View take_tensor(pybind11::handle object, const char* argument, Placement& placement);
   View take_buffer(pybind11::handle object, bool writable, const char* argument);
   void hold(const Py_buffer& buffer);
+  void keep(pybind11::handle object);
 
   // An object without the buffer protocol is a Py_buffer that only names it. Most calls have two at most.
   std::array<Py_buffer, 2> first_;

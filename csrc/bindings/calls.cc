@@ -50,6 +50,11 @@ bool writes_input(const Call& call, int rank) {
          call.collective == Collective::recv || (call.collective == Collective::reduce && rank == call.root);
 }
 
+std::string place_name(const Placement& placement) {
+  if (!placement.device) return "in host memory";
+  return text("on ", placement.device->name(), ":", placement.card);
+}
+
 // Takes what the rank gives and gets. A root collective has ranks that give or get nothing: they pass None,
 // and the empty side has the dtype of the other.
 void take_arrays(Call& call, Held& held, const py::object& x, const py::object& out, int rank) {
@@ -60,9 +65,19 @@ void take_arrays(Call& call, Held& held, const py::object& x, const py::object& 
   PYCOMM_CHECK(!x.is_none() || may_give_nothing, name_of(call.collective), ": x is None; expected an array");
   PYCOMM_CHECK(!x.is_none() || !out.is_none(), name_of(call.collective), ": x and out are None; rank ", rank,
                " expected an array to receive into");
-  if (!x.is_none()) call.input = held.take(x, out.is_none() && writes_input(call, rank), "x");
+  const auto take = [&](const py::object& array, bool writable, const char* argument) {
+    return held.take(array, writable, argument, call.placement);
+  };
+  if (!x.is_none()) call.input = take(x, out.is_none() && writes_input(call, rank), "x");
   if (!out.is_none()) {
-    call.output = held.take(out, true, "out");
+    const Placement of_input = call.placement;
+    call.output = take(out, true, "out");
+    const Placement& of_output = call.placement;
+    PYCOMM_CHECK(x.is_none() || (of_input.device == of_output.device && of_input.card == of_output.card),
+                 "x is ", place_name(of_input), " and out is ", place_name(of_output),
+                 "; expected both in one place");
+    PYCOMM_CHECK(x.is_none() || of_input.stream == of_output.stream, "x waits for stream ", of_input.stream,
+                 " and out for ", of_output.stream, "; expected one stream");
   } else if (may_get_nothing) {
     call.output = {nullptr, 0, call.input.dtype};
   } else {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "codec/codec.h"
+#include "core/device.h"
 #include "core/view.h"
 #include "engine/layout.h"
 #include "engine/own_algorithm.h"
@@ -17,8 +18,9 @@ namespace pycomm {
 
 struct Call {
   Collective collective = Collective::barrier;
-  View input;   // of the call's dtype; empty where this rank gives nothing
-  View output;  // and where it gets nothing
+  View input;           // of the call's dtype; empty where this rank gives nothing
+  View output;          // and where it gets nothing
+  Placement placement;  // of both
   ReduceOp op = ReduceOp::sum;
   int root = 0;  // or the peer of a send or recv
   double scale = 1.0;

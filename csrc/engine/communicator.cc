@@ -3,8 +3,14 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "engine/executor_device.h"
+
 namespace pycomm {
 namespace {
+
+// A call on a device's memory moves by pieces of so many segments: enough for a piece to be worked on without
+// pauses, few enough for the pieces of a call to overlap.
+constexpr std::int64_t kPieceSegments = 32;
 
 template <class T>
 std::uint8_t registry_index(const T& entry) {
@@ -117,6 +123,19 @@ std::shared_ptr<const CompiledPlan> Communicator::plan_for(const Algorithm& algo
   return plan;
 }
 
+std::unique_ptr<Executor> Communicator::executor_for(const Call& call, const CheckedCall& checked,
+                                                     std::shared_ptr<Operation> operation,
+                                                     const Header& header) const {
+  Router& router = engine_->router();
+  Staging& staging = engine_->staging();
+  if (!call.placement.device)
+    return std::make_unique<HostExecutor>(std::move(operation), header, router, staging);
+  const Spec spec{call.collective, rank(), size(), call.root};
+  const Pieces pieces(call, checked, spec, operation->plan->chunks, kPieceSegments * segment_bytes_);
+  return std::make_unique<DeviceExecutor>(std::move(operation), call.placement, pieces, header, router,
+                                          staging, engine_->pinned_memory());
+}
+
 Prepared Communicator::prepare(Call call) {
   engine_->check_usable();
   const CheckedCall checked = check_call(call, rank(), size());
@@ -143,6 +162,7 @@ Prepared Communicator::prepare(Call call) {
   header.dtype = static_cast<std::uint8_t>(dtype);
   header.op = static_cast<std::uint8_t>(call.op);
   header.order = static_cast<std::uint8_t>(call.order);
+  header.in_pieces = call.placement.device != nullptr;
   header.context = group_->context;
   header.root = static_cast<std::uint16_t>(pair ? 0 : call.root);
   header.codec = registry_index(checked.codec);
@@ -152,15 +172,12 @@ Prepared Communicator::prepare(Call call) {
   header.scale = static_cast<float>(call.scale);
   header.parts = call.counts.empty() ? 0 : kChosenParts;
 
-  auto executor =
-      std::make_unique<HostExecutor>(std::move(operation), header, engine_->router(), engine_->staging());
   Prepared prepared;
   prepared.task =
       std::make_shared<Task>(std::move(call.keepalive), traced(call, header, algorithm, checked.codec));
-  prepared.executor = executor.get();
   Task& task = *prepared.task;
   task.group = group_;
-  task.executor = std::move(executor);
+  task.executor = executor_for(call, checked, std::move(operation), header);
   task.header = header;
   // A recv travels as the send that it awaits.
   task.header.collective = static_cast<std::uint8_t>(call.collective);
@@ -206,7 +223,7 @@ std::shared_ptr<Work> Communicator::start(const Prepared& prepared) {
     header.sequence = pair_sequence_[{prepared.call.root, prepared.call.collective == Collective::send}]++;
   }
   const auto plane = task.collective ? Plane::collectives : Plane::pairs;
-  prepared.executor->number(header.sequence, header.history, tag_of(group_->context, plane, header.sequence));
+  task.executor->number(header.sequence, header.history, tag_of(group_->context, plane, header.sequence));
   task.work.submit(header.sequence);
   engine_->driver().submit(prepared.task, prepared.call.soon);
   return {prepared.task, &task.work};

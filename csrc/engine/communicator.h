@@ -11,6 +11,7 @@
 #include "engine/call.h"
 #include "engine/compiled_plan.h"
 #include "engine/engine.h"
+#include "engine/executor_host.h"
 #include "engine/prepared.h"
 #include "engine/recent_calls.h"
 #include "plan/select.h"
@@ -80,6 +81,8 @@ class Communicator {
   Spec spec(const Call& call, int of_rank) const;
   const Algorithm& choose(const Call& call, const CheckedCall& checked);
   std::shared_ptr<const CompiledPlan> plan_for(const Algorithm& algorithm, const Call& call, bool in_place);
+  std::unique_ptr<Executor> executor_for(const Call& call, const CheckedCall& checked,
+                                         std::shared_ptr<Operation> operation, const Header& header) const;
 
   const std::shared_ptr<Engine> engine_;
   const std::shared_ptr<Group> group_;

@@ -76,6 +76,7 @@ std::shared_ptr<Engine> Engine::create(const Environment& environment, const Set
   if (agreed.heap_mb > 0) placed.heap_bytes = agreed.heap_mb << 20;
   parts.router = Router::connect(placed, exchange, agreed.transports, agreed.nodes);
   parts.router->set_pacing(agreed.segment_bytes, agreed.window);
+  parts.pinned = std::make_unique<PinnedMemory>(parts.router->any_peer_memory());
 
   engine->introduce(exchange);
   parts.driver = std::make_unique<Driver>(*parts.router, parts.trace, agreed.in_flight, progress_thread);

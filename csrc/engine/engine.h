@@ -12,6 +12,7 @@
 #include "core/trace.h"
 #include "engine/driver.h"
 #include "engine/fork_guard.h"
+#include "engine/pinned_memory.h"
 #include "engine/settings.h"
 #include "engine/staging.h"
 #include "plan/select.h"
@@ -50,6 +51,7 @@ class Engine {
   Router& router() const { return *parts_->router; }
   Driver& driver() const { return *parts_->driver; }
   Staging& staging() const { return parts_->staging; }
+  PinnedMemory& pinned_memory() const { return *parts_->pinned; }
   Trace& trace() const { return parts_->trace; }
 
  private:
@@ -59,6 +61,7 @@ class Engine {
     Staging staging;
     std::unique_ptr<Bootstrap> bootstrap;
     std::unique_ptr<Router> router;
+    std::unique_ptr<PinnedMemory> pinned;
     std::unique_ptr<Driver> driver;
   };
 

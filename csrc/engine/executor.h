@@ -5,11 +5,16 @@
 #include <cstdint>
 #include <string>
 
+#include "transport/transport.h"
+
 namespace pycomm {
 
 class Executor {
  public:
   virtual ~Executor() = default;
+
+  // Between runs, by whoever asks for the next one: what numbers it.
+  virtual void number(std::uint32_t sequence, std::uint32_t history, Tag tag) = 0;
 
   // Before each run: takes what it needs. Throws when that is not there.
   virtual void begin() = 0;

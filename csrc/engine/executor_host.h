@@ -45,11 +45,10 @@ struct Operation {
 
 class HostExecutor final : public Executor {
  public:
-  // The header is that of the call; what numbers it is said before each run.
+  // The header is that of the call; number() completes it.
   HostExecutor(std::shared_ptr<const Operation> operation, const Header& header, Router& router,
                Staging& staging);
-  // Between runs: those of the next one.
-  void number(std::uint32_t sequence, std::uint32_t history, Tag tag);
+  void number(std::uint32_t sequence, std::uint32_t history, Tag tag) override;
 
   void begin() override;
   void end() override;

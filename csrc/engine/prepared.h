@@ -5,15 +5,13 @@
 
 #include "engine/call.h"
 #include "engine/driver.h"
-#include "engine/executor_host.h"
 
 namespace pycomm {
 
 // It may be started any number of times, one after the other.
 struct Prepared {
-  Call call;                         // but for what keeps its memory alive: the task's work does
-  std::shared_ptr<Task> task;        // its header lacks what numbers it
-  HostExecutor* executor = nullptr;  // the task's
+  Call call;                   // but for what keeps its memory alive: the task's work does
+  std::shared_ptr<Task> task;  // its header lacks what numbers it
 };
 
 }  // namespace pycomm

@@ -35,12 +35,13 @@ bool is_pair(const Header& header) {
 }
 
 std::string size_of_call(const Header& header) {
-  if (header.parts == 0) return text(" x ", header.count);
+  const std::string_view where = header.in_pieces ? " on a device" : "";
+  if (header.parts == 0) return text(" x ", header.count, where);
   if (header.parts != kChosenParts)  // of one channel
-    return text(" x ", header.count, " between these two ranks, in parts of chosen sizes, digest ", std::hex,
-                header.parts);
+    return text(" x ", header.count, where, " between these two ranks, in parts of chosen sizes, digest ",
+                std::hex, header.parts);
   const bool known = header.collective != static_cast<std::uint8_t>(Collective::all_to_all);
-  return text(known ? text(" x ", header.count) : "", " in parts of chosen sizes");
+  return text(known ? text(" x ", header.count) : "", where, " in parts of chosen sizes");
 }
 
 }  // namespace

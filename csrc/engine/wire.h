@@ -13,7 +13,7 @@
 
 namespace pycomm {
 
-inline constexpr std::uint8_t kWireVersion = 3;
+inline constexpr std::uint8_t kWireVersion = 4;
 
 // Header::parts of a call whose parts have chosen sizes, before it is made one for a channel.
 inline constexpr std::uint32_t kChosenParts = 1;
@@ -28,9 +28,10 @@ struct Header {
   std::uint8_t collective = 0;
   std::uint8_t dtype = 0;
   std::uint8_t op : 4 = 0;
-  std::uint8_t order : 4 = 0;
-  std::uint32_t context = 0;   // communicator
-  std::uint32_t sequence = 0;  // operation of it
+  std::uint8_t order : 3 = 0;
+  std::uint8_t in_pieces : 1 = 0;  // as calls on a device's memory travel (engine/pieces.h)
+  std::uint32_t context = 0;       // communicator
+  std::uint32_t sequence = 0;      // operation of it
   std::uint16_t root = 0;
   std::uint8_t codec = 0;      // index in the registry
   std::uint8_t algorithm = 0;  // index in the registry; kOwnAlgorithm

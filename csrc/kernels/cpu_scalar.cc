@@ -6,7 +6,6 @@ namespace {
 
 struct Scalar : Portable {
   static constexpr const char* kName = "scalar";
-  static constexpr int kVectorBytes = 1;
 };
 constexpr Kernels kTable = make_kernels<Scalar>();
 

@@ -9,6 +9,13 @@
 #include <cstdint>
 #include <type_traits>
 
+// Of functions that kernels on a GPU call too.
+#ifdef __CUDACC__
+#define PYCOMM_EVERYWHERE __host__ __device__
+#else
+#define PYCOMM_EVERYWHERE
+#endif
+
 namespace pycomm {
 namespace {
 
@@ -25,13 +32,13 @@ using Pack = typename PackOf<T, lanes>::type;
 
 // The bits of `from` as a To of the same size.
 template <class To, class From>
-inline To bits_as(From from) {
+PYCOMM_EVERYWHERE inline To bits_as(From from) {
   return __builtin_bit_cast(To, from);
 }
 
 // Each lane converted to To, rounding to nearest even.
 template <class To, class From, int lanes>
-inline Pack<To, lanes> convert(Pack<From, lanes> x) {
+PYCOMM_EVERYWHERE inline Pack<To, lanes> convert(Pack<From, lanes> x) {
   if constexpr (std::is_same_v<To, From>) {
     return x;
   } else if constexpr (lanes == 1) {
@@ -46,7 +53,7 @@ inline Pack<To, lanes> convert(Pack<From, lanes> x) {
 // difference. It costs f32 sums a tenth of their speed from the second-level cache with AVX2, and nothing
 // with AVX-512 there or from memory.
 template <class T, int lanes>
-inline Pack<T, lanes> canonical(Pack<T, lanes> x) {
+PYCOMM_EVERYWHERE inline Pack<T, lanes> canonical(Pack<T, lanes> x) {
   const Pack<T, lanes> nan = Pack<T, lanes>{} + static_cast<T>(__builtin_nan(""));
   return x == x ? x : nan;
 }
@@ -54,13 +61,13 @@ inline Pack<T, lanes> canonical(Pack<T, lanes> x) {
 // bf16 and f16 come and go as the low halves of 32-bit lanes.
 
 template <int lanes>
-inline Pack<float, lanes> f32_from_bf16(Pack<std::uint32_t, lanes> x) {
+PYCOMM_EVERYWHERE inline Pack<float, lanes> f32_from_bf16(Pack<std::uint32_t, lanes> x) {
   return bits_as<Pack<float, lanes>>(x << 16);
 }
 
 // To nearest even. A NaN must be canonical; any other could round up to infinity.
 template <int lanes>
-inline Pack<std::uint32_t, lanes> bf16_from_f32(Pack<float, lanes> x) {
+PYCOMM_EVERYWHERE inline Pack<std::uint32_t, lanes> bf16_from_f32(Pack<float, lanes> x) {
   using U = Pack<std::uint32_t, lanes>;
   const U u = bits_as<U>(x);
   return (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
@@ -69,7 +76,7 @@ inline Pack<std::uint32_t, lanes> bf16_from_f32(Pack<float, lanes> x) {
 // The exponents of f16 are 112 below those of f32; its denormals are made normal by a subtraction that is
 // exact.
 template <int lanes>
-inline Pack<float, lanes> f32_from_f16(Pack<std::uint32_t, lanes> x) {
+PYCOMM_EVERYWHERE inline Pack<float, lanes> f32_from_f16(Pack<std::uint32_t, lanes> x) {
   using F = Pack<float, lanes>;
   using U = Pack<std::uint32_t, lanes>;
   const U magnitude = (x & 0x7fffu) << 13;
@@ -83,7 +90,7 @@ inline Pack<float, lanes> f32_from_f16(Pack<std::uint32_t, lanes> x) {
 // To nearest even. A NaN must be canonical. Denormals are rounded by adding 0.5, whose last bit weighs as
 // theirs does.
 template <int lanes>
-inline Pack<std::uint32_t, lanes> f16_from_f32(Pack<float, lanes> x) {
+PYCOMM_EVERYWHERE inline Pack<std::uint32_t, lanes> f16_from_f32(Pack<float, lanes> x) {
   using F = Pack<float, lanes>;
   using U = Pack<std::uint32_t, lanes>;
   const U u = bits_as<U>(x);
@@ -102,7 +109,7 @@ inline Pack<std::uint32_t, lanes> f16_from_f32(Pack<float, lanes> x) {
 // weighs as much as the grid's does the rounding; beyond f32's range it is skipped, as infinity follows. A
 // NaN stays the NaN it was.
 template <int fraction, int least, int lanes>
-inline Pack<double, lanes> round_to_grid(Pack<double, lanes> x) {
+PYCOMM_EVERYWHERE inline Pack<double, lanes> round_to_grid(Pack<double, lanes> x) {
   using F = Pack<double, lanes>;
   using I = Pack<std::int64_t, lanes>;
   constexpr std::int64_t kOne = std::int64_t{1} << 52;  // of an exponent

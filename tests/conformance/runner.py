@@ -29,6 +29,8 @@ UNTOUCHED = 0xA5
 MAX_FAILURES = 20
 
 Empty = Callable[[int, Any], Any]  # (count, dtype) to an array
+# (dtype, count, shift, content) to memory; for arrays that are somewhere else
+Place = Callable[[str, int, int, "Array | None"], "Memory"]
 
 
 @dataclass
@@ -57,6 +59,12 @@ class Memory:
         if content is not None:
             self.stored[:] = content
 
+    def publish(self) -> None:
+        """Before the call: brings what was stored to where the call finds it."""
+
+    def refresh(self) -> None:
+        """After it: the reverse."""
+
     def margins_changed(self) -> bool:
         end = self._start + self._bytes
         return bool((self._raw[: self._start] != UNTOUCHED).any() or (self._raw[end:] != UNTOUCHED).any())
@@ -71,12 +79,15 @@ def _as_bf16(inside: Array) -> Any:
 class Running:
     """A case that was started: what it waits for and how it is judged."""
 
-    def __init__(self, case: Case, comm: Communicator, number: int, oracle: Oracle) -> None:
+    def __init__(
+        self, case: Case, comm: Communicator, number: int, oracle: Oracle, place: Place | None = None
+    ) -> None:
         self.case = case
         self.size = comm.size
         self.rank = comm.rank
         self.oracle = oracle
         self._empty: Empty = comm.empty
+        self._place = place
         self._choices = random.Random(f"{number} {comm.rank}")
         self.works: list[Any] = []
         self.judge: Callable[[], bytes] = lambda: b""
@@ -86,7 +97,8 @@ class Running:
 
     def memory(self, count: int, content: Array | None = None) -> Memory:
         empty = self._choices.choice((self._empty, np.empty))
-        made = Memory(empty, self.case.kind.dtype, count, self.case.placement.shift, content)
+        where = self.case.kind.dtype, count, self.case.placement.shift, content
+        made = self._place(*where) if self._place else Memory(empty, *where)
         self.memories.append(made)
         return made
 
@@ -105,23 +117,31 @@ class Running:
         if got.tobytes() != was.tobytes():
             self.faults.append(f"{what} was changed")
 
+    def publish(self) -> None:
+        for memory in self.memories:
+            memory.publish()
+
     def finish(self) -> bytes:
         for work in self.works:
             work.wait()
+        for memory in self.memories:
+            memory.refresh()
         digest = self.judge()
         if any(memory.margins_changed() for memory in self.memories):
             self.faults.append("memory outside the arrays was changed")
         return digest
 
 
-def run_cases(comm: Communicator, cases: Sequence[Case], oracle: Oracle) -> Report:
+def run_cases(
+    comm: Communicator, cases: Sequence[Case], oracle: Oracle, place: Place | None = None
+) -> Report:
     report = Report()
     batches = [cases[i : i + IN_FLIGHT] for i in range(0, len(cases), IN_FLIGHT)]
     for i, batch in enumerate(batches):
         blocking = i % 2 == 1
         started: list[Running] = []
         for case in batch:
-            running = Running(case, comm, report.count + len(started), oracle)
+            running = Running(case, comm, report.count + len(started), oracle, place)
             _guarded(case, comm, START[case.collective], comm, running, blocking)
             if blocking:
                 _conclude(comm, running, report)
@@ -157,6 +177,7 @@ def _conclude(comm: Communicator, running: Running, report: Report) -> None:
 
 def _call(comm: Communicator, running: Running, blocking: bool, *arrays: Any, **options: Any) -> None:
     name = running.case.collective
+    running.publish()
     if blocking:
         getattr(comm, name)(*arrays, **options)
     else:
@@ -321,6 +342,7 @@ def _send(comm: Communicator, running: Running, blocking: bool) -> None:
     case, xs = running.case, running.contributions()
     before = (comm.rank - 1) % comm.size
     mine, incoming = running.memory(case.count, xs[comm.rank]), running.memory(case.count)
+    running.publish()
     running.works.append(comm.recv_async(incoming.array, before))
     _call(comm, running, blocking, mine.array, (comm.rank + 1) % comm.size)
 

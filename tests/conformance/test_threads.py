@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from pycomm.testing import run_threads
 from tests.conformance.cases import Scope, cases, coverage_faults
+from tests.conformance.on_device import DeviceMemory, placeable
 from tests.conformance.oracle import Oracle
 from tests.conformance.runner import judge, run_cases
 from tests.conformance.scopes import (
@@ -36,6 +39,19 @@ def test_threads(transport: str, size: int, monkeypatch: pytest.MonkeyPatch, tal
         tally.append(f"{size} ranks over {transport}, {scope}: {len(made)} cases")
         assert coverage_faults(made, registry(), size, transport, scope) == []
         assert judge(made, reports) == []
+
+
+@pytest.mark.timeout(2 * LIMIT_S)
+def test_arrays_on_a_torch_device(monkeypatch: pytest.MonkeyPatch, tally: list[str]) -> None:
+    """What tests/gpu does with cards, on the device that every machine has."""
+    scope = Scope("algorithms", SMALL_BYTES)
+    for name, value in environment(scope).items():
+        monkeypatch.setenv(name, value)
+    made = [case for case in cases(registry(), 2, "inproc_mapped", scope) if placeable(case)]
+    place = partial(DeviceMemory, "cpu")
+    reports = run_threads(2, run_cases, made, Oracle(), place, timeout=LIMIT_S, transport="inproc_mapped")
+    assert judge(made, reports) == []
+    tally.append(f"2 ranks over inproc_mapped, tensors, {scope}: {len(made)} cases")
 
 
 @pytest.mark.timeout(2 * LIMIT_S)

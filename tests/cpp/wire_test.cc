@@ -38,11 +38,12 @@ TEST(a_header_of_any_bytes_is_described) {
 TEST(a_header_names_what_it_does_not_know_by_number) {
   Header header;
   header.collective = header.dtype = header.codec = 255;
-  header.op = header.order = 15;
+  header.op = 15;
+  header.order = 7;
   header.algorithm = 254;
   header.count = ~std::uint64_t{0};
   CHECK_EQ(describe(header),
-           "?255(?255 x 18446744073709551615, op ?15, order ?15, codec ?255, algorithm ?254, root 0, scale "
+           "?255(?255 x 18446744073709551615, op ?15, order ?7, codec ?255, algorithm ?254, root 0, scale "
            "1), operation "
            "0 of communicator 0");
 }

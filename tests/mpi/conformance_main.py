@@ -1,9 +1,9 @@
 """All conformance cases between processes over one transport, in one job, from the root of the project:
 
-    python -m pycomm.launch -n N tests/mpi/conformance_main.py TRANSPORT
+    python -m pycomm.launch -n N tests/mpi/conformance_main.py TRANSPORT [DEVICE]
 
 or, where PYCOMM_NODES puts the ranks on several nodes, of what follows nodes over two: "shm,mpi" are within
-and between nodes.
+and between nodes. With a torch device the arrays lie there.
 
 Prints a line for each pass, and what went wrong; the exit status is 1 if anything did.
 """
@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 
 import pycomm
 from tests.conformance.cases import Scope, cases, coverage_faults
+from tests.conformance.on_device import DeviceMemory, placeable
 from tests.conformance.oracle import Oracle
 from tests.conformance.runner import Report, judge, run_cases
 from tests.conformance.scopes import environment, followers, registry, scopes
@@ -28,7 +30,7 @@ def gathered(report: Report) -> list[Report] | None:
     return MPI.COMM_WORLD.gather(report)
 
 
-def run_pass(transport: str, scope: Scope) -> list[str]:
+def run_pass(transport: str, scope: Scope, device: str | None) -> list[str]:
     """Faults, on rank 0."""
     os.environ.update(environment(scope))
     comm = pycomm.init()
@@ -37,22 +39,27 @@ def run_pass(transport: str, scope: Scope) -> list[str]:
     known = followers() if several else registry()
     between = transport.split(",")[-1]
     made = cases(known, comm.size, between, scope)
-    reports = gathered(run_cases(comm, made, Oracle()))
+    if device:
+        made = [case for case in made if placeable(case)]
+    place = partial(DeviceMemory, device) if device else None
+    reports = gathered(run_cases(comm, made, Oracle(), place))
     rank, size = comm.rank, comm.size
     pycomm.shutdown()
     if rank != 0:
         return []
     print(f"conformance: {size} ranks over {transport}, {scope}: {len(made)} cases", flush=True)
-    return coverage_faults(made, known, size, between, scope) + judge(made, reports or [])
+    left_out = [] if device else coverage_faults(made, known, size, between, scope)
+    return left_out + judge(made, reports or [])
 
 
 def main() -> int:
-    (transport,) = sys.argv[1:]
+    transport, device = [*sys.argv[1:], None][:2]
+    assert transport, __doc__
     os.environ["PYCOMM_TRANSPORTS"] = transport
     size = pycomm.init().size
     pycomm.shutdown()
     passes = scopes(transport.split(",")[-1], size)
-    faults = [fault for scope in passes for fault in run_pass(transport, scope)]
+    faults = [fault for scope in passes for fault in run_pass(transport, scope, device)]
     for fault in faults:
         print(fault, file=sys.stderr, flush=True)
     return 1 if faults else 0

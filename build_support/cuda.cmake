@@ -1,0 +1,38 @@
+# Whether the module _cuda is built, as PYCOMM_CUDA says, and for which cards: sets PYCOMM_HAS_CUDA.
+#
+# CMAKE_CUDA_ARCHITECTURES, or CUDAARCHS in the environment, names others than these: code for Ampere and Hopper,
+# and what the driver compiles for later ones.
+set(PYCOMM_CUDA AUTO CACHE STRING "Build the module for CUDA: AUTO (where a CUDA compiler is found), ON or OFF")
+set_property(CACHE PYCOMM_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(PYCOMM_HAS_CUDA OFF)
+if(NOT PYCOMM_CUDA OR PYCOMM_SANITIZE)
+  message(STATUS "CUDA: left out, PYCOMM_CUDA=${PYCOMM_CUDA} PYCOMM_SANITIZE=${PYCOMM_SANITIZE}")
+  return()
+endif()
+
+include(CheckLanguage)
+check_language(CUDA)
+if(NOT CMAKE_CUDA_COMPILER)
+  if(PYCOMM_CUDA STREQUAL "AUTO")
+    message(STATUS "CUDA: left out, no compiler was found")
+    return()
+  endif()
+  message(FATAL_ERROR "PYCOMM_CUDA=${PYCOMM_CUDA}, and no CUDA compiler was found: put nvcc on PATH, or name it by CUDACXX")
+endif()
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 90-virtual)
+endif()
+set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # so that the module loads where there is no CUDA
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
+enable_language(CUDA)
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12)
+  if(PYCOMM_CUDA STREQUAL "AUTO")
+    message(STATUS "CUDA: left out, nvcc ${CMAKE_CUDA_COMPILER_VERSION} has no C++20; 12 has")
+    return()
+  endif()
+  message(FATAL_ERROR "PYCOMM_CUDA=${PYCOMM_CUDA}, and nvcc ${CMAKE_CUDA_COMPILER_VERSION} has no C++20; 12 has")
+endif()
+message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION}, for ${CMAKE_CUDA_ARCHITECTURES}")
+set(PYCOMM_HAS_CUDA ON)
