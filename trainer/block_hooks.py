@@ -177,7 +177,8 @@ class BlockHooks:
         if use.arrived >= use.trainable and not use.inputs:
             use.arrived = 0
             if not use.pending:
-                torch.autograd.graph.increment_version(use.block.parameters)
+                for parameter in use.block.parameters:  # torch 2.4 takes no list
+                    torch.autograd.graph.increment_version(parameter)
             self._gathering.free(use.block)
 
 

@@ -156,7 +156,8 @@ class BlockStore(Store):
             block.leave()
             self._gathering.free(block)
         # A graph from before would read memory that is gone.
-        torch.autograd.graph.increment_version([slot.parameter for slot in self.slots])
+        for slot in self.slots:  # torch 2.4 takes no list
+            torch.autograd.graph.increment_version(slot.parameter)
         self._hooks.remove()
         self._state_dict_hook.remove()
         if self._forward_hook is not None:

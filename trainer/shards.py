@@ -75,7 +75,8 @@ class Shards:
         self.masters.publish()
         self._store.after_step()
         # The optimizer changed slices, whose version counters are their own: autograd has to know.
-        torch.autograd.graph.increment_version([slot.parameter for slot in self.slots])
+        for slot in self.slots:  # torch 2.4 takes no list
+            torch.autograd.graph.increment_version(slot.parameter)
         self.masters.settle()
 
     def give_back(self) -> None:

@@ -15,6 +15,7 @@ engine's in pycomm/torch/reductions.py. `ddp_hook` is a communication hook of Di
 from __future__ import annotations
 
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from pycomm.torch.fsdp import fsdp_memory
 from pycomm.torch.groups import create
@@ -29,3 +30,6 @@ BACKEND = "pycomm"
 if not dist.is_available():  # some builds of torch lack it
     raise ImportError("this torch was built without torch.distributed")
 dist.Backend.register_backend(BACKEND, create, extended_api=True, devices=["cpu"])
+# Torch (2.15 does) hooks its flight recorder onto the backends that C++ made of every group but of those that
+# are listed as their own recorders, and fails where, as here, the group is itself the backend.
+getattr(distributed_c10d, "_FR_SELF_RECORDING_BACKENDS", set()).add(BACKEND)

@@ -55,5 +55,9 @@ class PycommProcessGroup(Operations, dist.ProcessGroup):  # type: ignore[misc]  
     def _device_types(self) -> list[torch.device]:
         return [torch.device("cpu")]
 
+    def _get_backend(self, device: torch.device) -> PycommProcessGroup:
+        """Itself. Torch 2.15 asks before it sends and receives in batches."""
+        return self
+
     def get_group_store(self) -> Any:
         return self._store
