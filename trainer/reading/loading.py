@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset, TensorDataset
 
@@ -47,16 +49,33 @@ class Loaded:
 
 def load(name: str, options: Mapping[str, Any], reading: Reading, comm: Communicator) -> Loaded:
     """Collective, blocks. Raises CollectiveError where some rank has no such data, or, unless each has its
-    own, other data than rank 0."""
-    dataset = on_every_rank(comm, lambda: build_dataset(name, options, reading))
-    kinds = hash_of((kind, part[:0]) for kind, split in dataset.splits().items() for part in _first(split))
-    check_equal(kinds, comm, f"splits, dtypes or shapes of samples of data {name!r}")
-    dataset = standardised(dataset, comm)
+    own, other data than rank 0.
+
+    Data are made by one compute thread: bits of a mean over them would else depend on the number of threads,
+    and a run could be neither resumed nor used where that is another.
+    """
+    with _one_thread():
+        dataset = on_every_rank(comm, lambda: build_dataset(name, options, reading))
+        kinds = hash_of(
+            (kind, part[:0]) for kind, split in dataset.splits().items() for part in _first(split)
+        )
+        check_equal(kinds, comm, f"splits, dtypes or shapes of samples of data {name!r}")
+        dataset = standardised(dataset, comm)
     sha256 = on_every_rank(comm, lambda: data_sha256(dataset))
     if reading.local:
         return Loaded(dataset, _together(sha256, comm), spread(dataset, comm))
     check_equal(sha256, comm, f"data {name!r}")
     return Loaded(dataset, sha256, None)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def build_dataset(name: str, options: Mapping[str, Any], reading: Reading) -> Dataset:
@@ -112,7 +131,5 @@ def _of_rank(value: Any, reading: Reading) -> Any:
 
 def _together(sha256: str, comm: Communicator) -> str:
     """Hash of all ranks' hashes, in their order. Collective."""
-    import torch
-
     mine = torch.frombuffer(bytearray(bytes.fromhex(sha256)), dtype=torch.uint8)
     return hashlib.sha256(comm.all_gather(mine).numpy().tobytes()).hexdigest()
