@@ -119,3 +119,32 @@ def test_bits_of_data_do_not_depend_on_the_number_of_threads(standardise: str | 
     finally:
         torch.set_num_threads(before)
     assert len(hashes) == 1
+
+
+class Scaled(TorchDataset[Any]):
+    """Samples that are sums of many numbers."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, i: int) -> Any:
+        x = torch.randn(100_000, dtype=torch.float64)
+        return x[:8] / x.std(), i % 2
+
+
+def scaled() -> Dataset:
+    return Dataset(Scaled(), Scaled(), CLASSIFICATION)
+
+
+def test_bits_of_samples_do_not_depend_on_the_number_of_threads() -> None:
+    before = torch.get_num_threads()
+
+    def rank(comm: Any, threads: int) -> str:
+        torch.set_num_threads(threads)
+        return load(f"{__name__}:scaled", {}, Reading(seed=0), comm).sha256
+
+    try:
+        hashes = {run_threads(1, lambda comm, t=threads: rank(comm, t))[0] for threads in (1, 2, 3)}
+    finally:
+        torch.set_num_threads(before)
+    assert len(hashes) == 1

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +21,7 @@ from trainer.reading.memory import readable
 from trainer.reading.samples import has_nan, nan_row
 from trainer.reading.statistics import spread, standardised
 from trainer.reading.stream import Stream
+from trainer.reading.threads import one_thread
 from trainer.reading.workers import Workers
 from trainer.registry import taken, together
 from trainer.state import check_equal, data_sha256, hash_of
@@ -54,7 +54,7 @@ def load(name: str, options: Mapping[str, Any], reading: Reading, comm: Communic
     Data are made by one compute thread: bits of a mean over them would else depend on the number of threads,
     and a run could be neither resumed nor used where that is another.
     """
-    with _one_thread():
+    with one_thread():
         dataset = on_every_rank(comm, lambda: build_dataset(name, options, reading))
         kinds = hash_of(
             (kind, part[:0]) for kind, split in dataset.splits().items() for part in _first(split)
@@ -66,16 +66,6 @@ def load(name: str, options: Mapping[str, Any], reading: Reading, comm: Communic
         return Loaded(dataset, _together(sha256, comm), spread(dataset, comm))
     check_equal(sha256, comm, f"data {name!r}")
     return Loaded(dataset, sha256, None)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def build_dataset(name: str, options: Mapping[str, Any], reading: Reading) -> Dataset:
