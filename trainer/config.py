@@ -69,7 +69,7 @@ class FitConfig:
         threads: compute threads of each rank (the cores that the rank has for itself if not given)
         codec: how gradients travel: none, fp16 or bf16
         overlap: launch reductions during backward; auto does where a rank has cores to spare
-        bucket_mb: size of a gradient bucket in MiB
+        bucket_mb: size of a gradient bucket in MiB (of zero3 a block is a bucket)
         device: where the model computes
         sync_batchnorm: BatchNorm normalises over the samples of all ranks (of a micro-batch)
         recompute: keep only what goes into each block of the model, and compute the rest again in backward
@@ -212,9 +212,18 @@ class FitConfig:
         if self.patience and not (self.eval_every or self.eval_every_epochs):
             raise TrainerError("patience counts evaluations: give eval_every or eval_every_epochs too")
         least: dict[str, float] = dict.fromkeys(
-            ("steps", "epochs", "global_batch", "batch_per_rank", "threads", "patience", "keep"), 1
+            (
+                "steps",
+                "epochs",
+                "global_batch",
+                "batch_per_rank",
+                "accumulate",
+                "threads",
+                "patience",
+                "keep",
+            ),
+            1,
         )
-        least["accumulate"] = 1
         least |= dict.fromkeys(("eval_every", "eval_every_epochs", "save_every", "workers"), 0)
         least |= dict.fromkeys(("warmup_steps", "tolerance", "seed"), 0)
         for name, minimum in least.items():

@@ -99,11 +99,12 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
             blocks=chosen,
         )
 
-    payload = {codec: _payload_bytes(sizes, dtypes, codec) for codec in pycomm.info()["codecs"]}
+    reductions, passes = _rounds(config, exact.shards // ranks if exact else None)
+    payload = {codec: _payload_bytes(sizes, dtypes, codec, reductions) for codec in pycomm.info()["codecs"]}
     nbytes = sum(size * _itemsize(dtype) for size, dtype in zip(sizes, dtypes, strict=True))
     if config.strategy == "zero3":
         root, *others = map(sum, block_nbytes(partition(model, chosen), slots, ranks, exact))
-        gathers, gathered = 2, root + 2 * sum(others)
+        gathers, gathered = 2 * passes, passes * (root + 2 * sum(others))
     else:
         gathers, gathered = (0, 0) if shared else (1, nbytes)
     replicas = config.strategy == "data_parallel"  # their sums are gathered, in their codec
@@ -129,8 +130,16 @@ def needs(config: FitConfig, ranks: int) -> dict[str, Any]:
         "ring_bytes_per_rank": {
             codec: None if sent is None else ring_bytes(sent) for codec, sent in payload.items()
         },
-        "ring_stages": (1 + gathers) * (ranks - 1),
+        "ring_stages": (reductions + gathers) * (ranks - 1),
     }
+
+
+def _rounds(config: FitConfig, own_shards: int | None) -> tuple[int, int]:
+    """How often a step reduces all gradients, and how many forwards and backwards it has. `own_shards`: those
+    of a rank in exact mode, which adds up their gradients before they are reduced."""
+    if own_shards is not None:
+        return 1, own_shards
+    return config.accumulate if config.strategy in ("zero2", "zero3") else 1, config.accumulate
 
 
 def _samples(run: Run, config: FitConfig, ranks: int, shards: int | None) -> dict[str, Any]:
@@ -145,10 +154,11 @@ def _samples(run: Run, config: FitConfig, ranks: int, shards: int | None) -> dic
     }
 
 
-def _payload_bytes(sizes: Iterable[int], dtypes: Iterable[str], codec: str) -> int | None:
-    """The wires of all buckets; None where the codec does not serve a dtype."""
+def _payload_bytes(sizes: Iterable[int], dtypes: Iterable[str], codec: str, times: int) -> int | None:
+    """The wires of all buckets, so many times; None where the codec does not serve a dtype."""
+    wires = zip(sizes, dtypes, strict=True)
     try:
-        return sum(round(size * _wire_bytes(dtype, codec)) for size, dtype in zip(sizes, dtypes, strict=True))
+        return times * sum(round(size * _wire_bytes(dtype, codec)) for size, dtype in wires)
     except pycomm.InvalidArgument:
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from trainer.schedules import make_schedule, replay
 from trainer.stopping import Stopping
 from trainer.strategy import STRATEGIES, Strategy
 from trainer.validation import Validation, check_patience
-from trainer.weights import save_weights
+from trainer.weights import check_storable, save_weights
 
 
 @dataclass
@@ -88,7 +89,8 @@ def prepare(
     checkpoint is one of another run.
     """
     reading, exact = reading_of(config, comm, ranks), exact_mode.of(config)
-    on_every_rank(comm, lambda: exact and exact.check_ranks(reading.size))
+    if exact:
+        on_every_rank(comm, partial(exact.check_ranks, reading.size))
     loaded = load(config.data, config.data_options, reading, comm)
     batch, task = config.global_batch_for(reading.size), loaded.dataset.task
     shards = exact.shards if exact else reading.size
@@ -151,6 +153,7 @@ def _local(
         raise TrainerError("exact: a stream is dealt out to ranks as it comes; expected samples with numbers")
     check_patience(config.patience, dataset)
     model = build_model(config, dataset)
+    check_storable(model)
     if exact:
         exact_mode.check_model(model)
     optimizer = make_optimizer(config.optimizer, model.parameters(), config.lr, **config.optimizer_options)

@@ -34,7 +34,7 @@ def stratified(labels: Tensor, seed: int, test_fraction: float, validation_fract
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     parts = [
         hold_out(shuffled[labels[shuffled] == label], test_fraction, validation_fraction)
-        for label in labels.unique()
+        for label in labels.unique()  # type: ignore[no-untyped-call]
     ]
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))  # type: ignore[return-value]
 

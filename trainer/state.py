@@ -21,8 +21,7 @@ def broadcast(tensors: Iterable[Tensor], comm: Communicator) -> None:
     for tensor in tensors:
         target = tensor.detach()
         dense = target.contiguous()
-        # Booleans travel as bytes.
-        comm.broadcast(dense.view(torch.uint8) if dense.dtype is torch.bool else dense, root=0)
+        comm.broadcast(dense.reshape(-1).view(torch.uint8), root=0)  # bytes: of any dtype
         if dense.data_ptr() != target.data_ptr():
             target.copy_(dense)
 

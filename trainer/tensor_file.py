@@ -19,10 +19,16 @@ from trainer.state import bits
 
 DTYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
-    "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+    "int16": "I16", "int8": "I8", "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8",
+    "bool": "BOOL", "complex64": "C64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
 }  # fmt: skip
 
 Kind = tuple[Sequence[int], torch.dtype]  # shape and dtype
+
+
+def has_name(dtype: torch.dtype) -> bool:
+    """Whether the format knows it."""
+    return _name(dtype) in DTYPES
 
 
 def file_order(kinds: Mapping[str, Kind]) -> list[str]:
@@ -39,11 +45,14 @@ def write_stream(
     for name in file_order(kinds):
         shape, dtype = kinds[name]
         end = at + math.prod(shape) * dtype.itemsize
-        known = DTYPES[str(dtype).removeprefix("torch.")]
-        header[name] = {"dtype": known, "shape": list(shape), "data_offsets": [at, end]}
+        header[name] = {"dtype": DTYPES[_name(dtype)], "shape": list(shape), "data_offsets": [at, end]}
         at = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     file.write(struct.pack("<Q", len(text)) + text)
     for _, tensor in tensors:
         file.write(bits(tensor))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from trainer.errors import TrainerError
 from trainer.files import replacing
 from trainer.state import hash_of, tensors_sha256
-from trainer.tensor_file import file_order, write_stream
+from trainer.tensor_file import file_order, has_name, write_stream
 
 Whole = Callable[[Sequence[tuple[str, Tensor]]], Iterable[tuple[str, Tensor]]]
 
@@ -57,6 +57,11 @@ def save_weights(
             write_stream(file, kinds, tensors, header)
     finally:
         deque(tensors, 0)
+
+
+def check_storable(model: nn.Module) -> None:
+    """Raises TrainerError for a model that could not be written when it is trained."""
+    _state(model)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str] | None = None) -> None:
@@ -118,6 +123,8 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise TrainerError(f"weights are tensors: the model's state has {name} of {type(value).__name__}")
+        if not has_name(value.dtype):
+            raise TrainerError(f"weights are safetensors, which have no {value.dtype}, the dtype of {name}")
     return state
 
 

@@ -127,6 +127,28 @@ def test_gathered_parameters_have_no_codec(strategy: str, options: dict, gathere
     assert facts["ring_stages"] == stages
 
 
+@pytest.mark.parametrize(
+    ("strategy", "options", "reduced", "gathered"),
+    [
+        ("data_parallel", {"accumulate": 3}, 1, 1),
+        ("zero1", {"accumulate": 3}, 1, 1),
+        ("zero2", {"accumulate": 3}, 3, 1),
+        ("zero3", {"accumulate": 3}, 3, 3),
+        ("zero2", {"exact": True}, 1, 1),
+        ("zero3", {"exact": True}, 1, 2),  # of 8 shards a rank of 4 has two
+    ],
+)
+def test_micro_batches_that_are_sharded_travel_each(
+    strategy: str, options: dict, reduced: int, gathered: int
+) -> None:
+    facts = needs(linear(strategy=strategy, **options), 4)
+    (bucket,) = facts["buckets"]
+    assert facts["payload_bytes"]["none"] == reduced * bucket["bytes"]
+    assert facts["ring_bytes_per_rank"]["none"] == 3 / 4 * bucket["bytes"] * (reduced + gathered)
+    blocks = 2 if strategy == "zero3" else 1  # which are gathered in forward and in backward
+    assert facts["ring_stages"] == 3 * (reduced + blocks * gathered)
+
+
 def test_the_table_shows_what_json_holds() -> None:
     table, facts = dry_run(linear(), 3), json.loads(dry_run(linear(), 3, "json"))
     assert facts == needs(linear(), 3)

@@ -92,3 +92,59 @@ def differing(seed: int) -> Dataset:
 def test_data_sets_that_differ_are_told_though_they_are_not_in_memory() -> None:
     with pytest.raises(CollectiveError, match="data 'test_differing' differ from rank 0's on rank 1"):
         run_threads(2, lambda comm: load("test_differing", {}, Reading(0), comm))
+
+
+def means(standardise: str | None) -> Dataset:
+    """Of so many numbers that torch's threads share out a sum of them."""
+    x = torch.randn(300, 1000, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    y = torch.arange(300) % 2
+    if standardise is None:
+        x = (x - x.mean()) / x.std()
+    return Dataset((x, y), (x[:5], y[:5]), CLASSIFICATION, standardise=standardise)
+
+
+@pytest.mark.parametrize("standardise", [None, "all"])
+def test_bits_of_data_do_not_depend_on_the_number_of_threads(standardise: str | None) -> None:
+    before = torch.get_num_threads()
+    options = {"standardise": standardise}
+
+    def rank(comm: Any, threads: int) -> str:
+        torch.set_num_threads(threads)
+        loaded = load(f"{__name__}:means", options, Reading(seed=0), comm)
+        assert torch.get_num_threads() == threads
+        return loaded.sha256
+
+    try:
+        hashes = {run_threads(1, lambda comm, t=threads: rank(comm, t))[0] for threads in (1, 2, 3)}
+    finally:
+        torch.set_num_threads(before)
+    assert len(hashes) == 1
+
+
+class Scaled(TorchDataset[Any]):
+    """Samples that are sums of many numbers."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, i: int) -> Any:
+        x = torch.randn(100_000, dtype=torch.float64)
+        return x[:8] / x.std(), i % 2
+
+
+def scaled() -> Dataset:
+    return Dataset(Scaled(), Scaled(), CLASSIFICATION)
+
+
+def test_bits_of_samples_do_not_depend_on_the_number_of_threads() -> None:
+    before = torch.get_num_threads()
+
+    def rank(comm: Any, threads: int) -> str:
+        torch.set_num_threads(threads)
+        return load(f"{__name__}:scaled", {}, Reading(seed=0), comm).sha256
+
+    try:
+        hashes = {run_threads(1, lambda comm, t=threads: rank(comm, t))[0] for threads in (1, 2, 3)}
+    finally:
+        torch.set_num_threads(before)
+    assert len(hashes) == 1

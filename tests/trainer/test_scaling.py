@@ -175,6 +175,8 @@ def test_a_target_is_reached_at_the_first_evaluation_that_shows_it() -> None:
             "no measure 'accuracy'; evaluations have loss, abs",
         ),
         (["--save_every", "5"], "expected neither resume nor save_every"),
+        (["--data_local"], "scaling compares runs on the same samples"),
+        (["--exact", "--ranks", "1,3"], "8 logical shards cannot be shared out evenly among 3 ranks"),
         (["--codec", "int4"], "no codec 'int4'"),
         (["--out", "/dev/null/x"], "cannot write /dev/null/x/scaling.json"),
     ],

@@ -17,6 +17,8 @@ def test_broadcast_gives_everyone_the_tensors_of_rank_0() -> None:
             torch.full((), mine, dtype=torch.int64),
             torch.full((5,), mine == 1),
             torch.full((6,), float(mine), dtype=torch.bfloat16),
+            torch.full((2,), float(mine), dtype=torch.complex64),
+            torch.full((), mine, dtype=torch.int16),
             torch.empty(0),
             torch.nn.Parameter(torch.full((2,), float(mine))),
         ]

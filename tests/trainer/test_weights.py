@@ -8,9 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pycomm.testing import run_threads
 from tests.helpers import files_of
+from trainer import FitConfig, fit
 from trainer.errors import TrainerError
-from trainer.weights import finite, load_weights, save_weights, trained_on
+from trainer.weights import check_storable, finite, load_weights, save_weights, trained_on
 
 
 class Tied(nn.Module):
@@ -63,6 +65,27 @@ def test_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
     model = Extra(1, 1)
     with pytest.raises(TrainerError, match=r"weights are tensors: the model's state has _extra_state of int"):
         save_weights(tmp_path / "w.safetensors", model, step=1)
+
+
+def test_what_safetensors_cannot_hold_is_refused_before_training(tmp_path: Path) -> None:
+    model = nn.Linear(1, 1)
+    model.register_buffer("angles", torch.ones(2, dtype=torch.complex64))
+    check_storable(model)
+    save_weights(tmp_path / "w.safetensors", model, step=1)
+    assert torch.equal(load_file(tmp_path / "w.safetensors")["angles"], model.angles)
+    model.angles = model.angles.to(torch.complex128)
+    with pytest.raises(TrainerError, match=r"no torch.complex128, the dtype of angles"):
+        check_storable(model)
+    config = FitConfig(data="linear", model="tests.trainer.test_weights:Doubled", out=tmp_path / "run")
+    with pytest.raises(TrainerError, match=r"no torch.complex128, the dtype of angles"):
+        run_threads(1, lambda comm: fit(config, comm))
+    assert not (tmp_path / "run").exists()
+
+
+class Doubled(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.register_buffer("angles", torch.ones(2, dtype=torch.complex128))
 
 
 def test_the_file_says_what_it_was_trained_on(tmp_path: Path) -> None:

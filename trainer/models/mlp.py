@@ -27,7 +27,8 @@ class MLP(nn.Sequential):
         super().__init__(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(1))
+        outputs: Tensor = super().forward(x.flatten(1))  # type: ignore[no-untyped-call]
+        return outputs
 
 
 @MODELS.register("mlp")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset, TensorDataset
 
@@ -20,6 +21,7 @@ from trainer.reading.memory import readable
 from trainer.reading.samples import has_nan, nan_row
 from trainer.reading.statistics import spread, standardised
 from trainer.reading.stream import Stream
+from trainer.reading.threads import one_thread
 from trainer.reading.workers import Workers
 from trainer.registry import taken, together
 from trainer.state import check_equal, data_sha256, hash_of
@@ -47,11 +49,18 @@ class Loaded:
 
 def load(name: str, options: Mapping[str, Any], reading: Reading, comm: Communicator) -> Loaded:
     """Collective, blocks. Raises CollectiveError where some rank has no such data, or, unless each has its
-    own, other data than rank 0."""
-    dataset = on_every_rank(comm, lambda: build_dataset(name, options, reading))
-    kinds = hash_of((kind, part[:0]) for kind, split in dataset.splits().items() for part in _first(split))
-    check_equal(kinds, comm, f"splits, dtypes or shapes of samples of data {name!r}")
-    dataset = standardised(dataset, comm)
+    own, other data than rank 0.
+
+    Data are made by one compute thread: bits of a mean over them would else depend on the number of threads,
+    and a run could be neither resumed nor used where that is another.
+    """
+    with one_thread():
+        dataset = on_every_rank(comm, lambda: build_dataset(name, options, reading))
+        kinds = hash_of(
+            (kind, part[:0]) for kind, split in dataset.splits().items() for part in _first(split)
+        )
+        check_equal(kinds, comm, f"splits, dtypes or shapes of samples of data {name!r}")
+        dataset = standardised(dataset, comm)
     sha256 = on_every_rank(comm, lambda: data_sha256(dataset))
     if reading.local:
         return Loaded(dataset, _together(sha256, comm), spread(dataset, comm))
@@ -112,7 +121,5 @@ def _of_rank(value: Any, reading: Reading) -> Any:
 
 def _together(sha256: str, comm: Communicator) -> str:
     """Hash of all ranks' hashes, in their order. Collective."""
-    import torch
-
     mine = torch.frombuffer(bytearray(bytes.fromhex(sha256)), dtype=torch.uint8)
     return hashlib.sha256(comm.all_gather(mine).numpy().tobytes()).hexdigest()

@@ -16,13 +16,15 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
+from trainer.reading.threads import one_thread
 from trainer.streams import SHARED
 
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """Within it the generators may be seeded and drawn from; afterwards they are what they were."""
-    with _alone():
+    """Within it the generators may be seeded and drawn from; afterwards they are what they were. There is one
+    compute thread, as a worker has."""
+    with _alone(), one_thread():
         others = _states()
         try:
             yield

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pycomm.launch import usable_cores
+from trainer import exact as exact_mode
 from trainer.config import FitConfig
 from trainer.errors import TrainerError
 from trainer.files import replacing
@@ -148,6 +149,11 @@ def plan(config: FitConfig, ranks: Sequence[int], modes: Sequence[str]) -> list[
         raise TrainerError(f"modes: expected of {', '.join(MODES)}, got {', '.join(modes) or 'none'}")
     if config.resume != "none" or config.save_every:
         raise TrainerError("scaling compares whole runs: expected neither resume nor save_every")
+    if config.data_local:
+        raise TrainerError("scaling compares runs on the same samples: data_local makes them the ranks' own")
+    if exact := exact_mode.of(config):
+        for count in ranks:
+            exact.check_ranks(count)
     least = min(ranks)
     batch = config.global_batch_for(least)
     if "weak" in modes and batch % least:
