@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def prepare(
     checkpoint is one of another run.
     """
     reading, exact = reading_of(config, comm, ranks), exact_mode.of(config)
-    on_every_rank(comm, lambda: exact and exact.check_ranks(reading.size))
+    if exact is not None:
+        on_every_rank(comm, partial(exact.check_ranks, reading.size))
     loaded = load(config.data, config.data_options, reading, comm)
     batch, task = config.global_batch_for(reading.size), loaded.dataset.task
     shards = exact.shards if exact else reading.size

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, default_collate
 
 from trainer.data import CLASSIFICATION, REGRESSION, Dataset
 
@@ -112,6 +112,20 @@ def memory(count: int = 103) -> Dataset:
 
 def points(count: int = 103, noise: bool = False) -> Dataset:
     return Dataset(Points(count, noise=noise), Points(TEST, count), CLASSIFICATION)
+
+
+def beside(samples: list[Sample]) -> tuple[Tensor, Tensor]:
+    """Makes of a sample what depends on those beside it, as padding does, and on random numbers."""
+    x, y = default_collate(samples)
+    return x - x.amax(0) * torch.rand(1), y
+
+
+def collated(count: int = 103) -> Dataset:
+    return Dataset(Points(count), Points(TEST, count), CLASSIFICATION, collate=beside)
+
+
+def collated_stream(count: int = 103) -> Dataset:
+    return Dataset(Endless(count), Endless(TEST), CLASSIFICATION, collate=beside)
 
 
 def broken(how: str, count: int = 103) -> Dataset:

@@ -63,6 +63,16 @@ def test_a_resumed_run_goes_on_at_the_exact_sample_and_reads_none_before_it(
     assert len(Points.read) == trained + size * 8 + TEST
 
 
+@pytest.mark.parametrize("data", ["collated", "collated_stream"])
+def test_what_a_collate_draws_is_drawn_again_whoever_reads(data: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"save_every": 4, "steps": 7}
+    _, whole = train(1, tmp_path / "whole", data, **options)
+    out = tmp_path / "resumed"
+    shutil.copytree(tmp_path / "whole" / "checkpoints" / "step-000004", out / "checkpoints" / "step-000004")
+    _, rows = train(1, out, data, **options, workers=2, resume="auto")
+    assert losses(rows) == losses(whole[4:])
+
+
 @pytest.mark.parametrize(
     ("how", "words"),
     [
