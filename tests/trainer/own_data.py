@@ -89,6 +89,13 @@ class Shards(Endless):
         return Endless(self.count, num_shards, index, self.fails_at)
 
 
+class Late(Endless):
+    """Of which the last shard has all."""
+
+    def shard(self, num_shards: int, index: int) -> Endless:
+        return Endless(self.count if index == num_shards - 1 else 0)
+
+
 class Shuffled(Endless):
     """Drawn from the global generators, with noise."""
 
