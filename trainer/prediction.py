@@ -33,12 +33,10 @@ def predict(config: PredictConfig, comm: Communicator) -> dict[str, Any]:
     torch.set_num_threads(config.threads or max(1, comm.cores))
     run, weights = on_every_rank(comm, lambda: _run_of(config))
     trained = _load(config, run, weights, comm)
-    task, split = trained.dataset.task, trained.split
-    outputs = forwards(trained.model, task, split, comm.rank, comm.size)
-    parts = on_every_rank(comm, lambda: [task.predict(output) for output, _ in outputs])
-    counts = comm.all_gather(np.array([sum(map(len, parts))])).tolist()
-    rows = _gather(torch.cat(parts) if parts else None, counts, comm)
-    on_rank_0(comm, lambda: _write(config.out, readable(split).arranged(rows)))
+    mine = on_every_rank(comm, lambda: _predictions(trained, comm))
+    counts = comm.all_gather(np.array([len(mine)])).tolist()
+    rows = _gather(mine, counts, comm)
+    on_rank_0(comm, lambda: _write(config.out, readable(trained.split).arranged(rows)))
     return {"weights": trained.weights, "step": trained.step, "count": sum(counts)}
 
 
@@ -90,13 +88,24 @@ def _split(dataset: Dataset, data: str, name: str) -> Split:
     return splits[name]
 
 
-def _gather(mine: Tensor | None, counts: list[int], comm: Communicator) -> list[Tensor]:
+def _predictions(trained: _Trained, comm: Communicator) -> Tensor:
+    """Of this rank's samples, which may be none."""
+    model, task = trained.model, trained.dataset.task
+    outputs = forwards(model, task, trained.split, comm.rank, comm.size)
+    parts = [task.predict(output) for output, _ in outputs]
+    if parts:
+        return torch.cat(parts)
+    model.eval()
+    with torch.no_grad():  # of the first sample, for shape and dtype
+        return task.predict(model(readable(trained.split).first()[0]))[:0]
+
+
+def _gather(mine: Tensor, counts: list[int], comm: Communicator) -> list[Tensor]:
     """All ranks' rows on rank 0, by rank; nothing elsewhere. Ranks without samples send nothing."""
     if comm.rank:
-        if mine is not None:
+        if len(mine):
             comm.send(mine.contiguous(), 0)
         return []
-    assert mine is not None  # the first parts are the larger ones, and a split is never empty
     rows = [mine]
     for peer in range(1, comm.size):
         theirs = mine.new_empty((counts[peer], *mine.shape[1:]))

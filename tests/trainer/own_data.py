@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, default_collate
 
 from trainer.data import CLASSIFICATION, REGRESSION, Dataset
 
@@ -89,6 +89,13 @@ class Shards(Endless):
         return Endless(self.count, num_shards, index, self.fails_at)
 
 
+class Late(Endless):
+    """Of which the last shard has all."""
+
+    def shard(self, num_shards: int, index: int) -> Endless:
+        return Endless(self.count if index == num_shards - 1 else 0)
+
+
 class Shuffled(Endless):
     """Drawn from the global generators, with noise."""
 
@@ -112,6 +119,20 @@ def memory(count: int = 103) -> Dataset:
 
 def points(count: int = 103, noise: bool = False) -> Dataset:
     return Dataset(Points(count, noise=noise), Points(TEST, count), CLASSIFICATION)
+
+
+def beside(samples: list[Sample]) -> tuple[Tensor, Tensor]:
+    """Makes of a sample what depends on those beside it, as padding does, and on random numbers."""
+    x, y = default_collate(samples)
+    return x - x.amax(0) * torch.rand(1), y
+
+
+def collated(count: int = 103) -> Dataset:
+    return Dataset(Points(count), Points(TEST, count), CLASSIFICATION, collate=beside)
+
+
+def collated_stream(count: int = 103) -> Dataset:
+    return Dataset(Endless(count), Endless(TEST), CLASSIFICATION, collate=beside)
 
 
 def broken(how: str, count: int = 103) -> Dataset:

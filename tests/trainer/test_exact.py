@@ -167,6 +167,11 @@ def test_parameters_that_some_shards_or_all_do_not_use(tmp_path: Path) -> None:
     assert_same([("data_parallel", 4), ("zero1", 8), ("zero2", 2)], tmp_path, **options)
 
 
+def test_a_collate_sees_the_samples_of_one_logical_shard(tmp_path: Path) -> None:
+    options = {**COMMON, "data": "own_data:collated", "model": "own_data:model", "steps": 2}
+    assert_same([("data_parallel", 4)], tmp_path, **options)
+
+
 def test_training_stops_at_the_same_step_with_the_same_best_weights(tmp_path: Path) -> None:
     options = {**MODELS["mlp"], "steps": 60, "eval_every": 1, "patience": 2, "tolerance": 0.01}
     runs = [train(size, tmp_path / str(size), **options) for size in (1, 4)]

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import own_data
 import pytest
-from own_data import TEST, Points, memory
+from own_data import TEST, Points, memory, points
 from own_runs import losses, train
 
 from pycomm.testing import run_threads
@@ -61,6 +62,16 @@ def test_a_resumed_run_goes_on_at_the_exact_sample_and_reads_none_before_it(
     # is hashed, three of each split, and the first of each again; and the test split.
     trained = 103 - 48 + 48
     assert len(Points.read) == trained + size * 8 + TEST
+
+
+@pytest.mark.parametrize("data", ["collated", "collated_stream"])
+def test_what_a_collate_draws_is_drawn_again_whoever_reads(data: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"save_every": 4, "steps": 6}
+    _, whole = train(1, tmp_path / "whole", data, **options)
+    out = tmp_path / "resumed"
+    shutil.copytree(tmp_path / "whole" / "checkpoints" / "step-000004", out / "checkpoints" / "step-000004")
+    _, rows = train(1, out, data, **options, workers=1, resume="auto")
+    assert losses(rows) == losses(whole[4:])
 
 
 @pytest.mark.parametrize(
@@ -124,6 +135,13 @@ def test_a_data_set_of_another_length_is_not_what_a_checkpoint_was_trained_on(tm
     train(1, tmp_path, "points", save_every=5, steps=5)
     with pytest.raises(CollectiveError, match="data_options"):
         train(1, tmp_path, "points", save_every=5, steps=7, resume="auto", data_options={"count": 100})
+
+
+def test_data_that_have_grown_are_told_as_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(1, tmp_path, "points", save_every=2, steps=2)
+    monkeypatch.setattr(own_data, "points", lambda: points(104))
+    with pytest.raises(CollectiveError, match="data 'own_data:points' is not, bit for bit, what"):
+        train(1, tmp_path, "points", save_every=2, steps=3, resume="auto")
 
 
 def test_what_cannot_be_pickled_is_told_where_workers_are_spawned(tmp_path: Path) -> None:

@@ -232,6 +232,16 @@ def test_predictions_are_in_the_order_of_the_stream(size: int, tmp_path: Path) -
     assert np.array_equal(np.load(tmp_path / "p.npy"), trained(tensors(range(103))[0]).argmax(1))
 
 
+def test_predictions_of_shards_of_which_rank_0_has_an_empty_one(tmp_path: Path) -> None:
+    train(1, tmp_path, "memory", steps=2)
+    options = {"data": "own_data:stream", "data_options": {"kind": "Late"}}
+    config = PredictConfig(tmp_path, split="train", out=tmp_path / "p.npy", threads=1, **options)
+    run_threads(3, lambda comm: predict(config, comm))
+    trained = model()
+    load_weights(tmp_path / "model.safetensors", trained)
+    assert np.array_equal(np.load(tmp_path / "p.npy"), trained(tensors(range(103))[0]).argmax(1))
+
+
 @DATA.register("test_uneven_tokens")
 def uneven_tokens(seed: int) -> Dataset:
     """Samples that count as often as their target says."""

@@ -136,8 +136,10 @@ def check_same(
             raise TrainerError(
                 f"{name}: {path} is of a run with {then.get(name)!r}, this one has {now.get(name)!r}"
             )
-    source.resume(index["sampler"], checkpoint.step, str(path))
-    if index["data_sha256"] != data_sha256:
+    same_data = index["data_sha256"] == data_sha256
+    if same_data or config.data_local:  # which has other data on other ranks, and says so
+        source.resume(index["sampler"], checkpoint.step, str(path))
+    if not same_data:
         raise TrainerError(f"data {config.data!r} is not, bit for bit, what {path} was trained on")
     _check_names(checkpoint, model)
 

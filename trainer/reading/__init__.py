@@ -66,7 +66,7 @@ class Source(ABC):
 
     @abstractmethod
     def take(self, indices: Tensor) -> Pair:
-        """Inputs and targets of some of the last batch's `indices`, in that order."""
+        """Inputs and targets of some of the samples of one of the last batch's `parts`, in that order."""
 
     @abstractmethod
     def position(self, step: int) -> dict[str, Any]:

@@ -31,9 +31,9 @@ class Agreement:
         """How much this rank's samples count; None: it has none."""
         return 0 if targets is None or not len(targets) else int(self._task.counts(targets).sum())
 
-    def counted(self, batch: Batch, targets: Tensor | None) -> Batch:
-        """The batch with its counts. Collective, blocks."""
-        mine = self.count(targets)
+    def counted(self, batch: Batch, *targets: Tensor) -> Batch:
+        """The batch, of which this rank has these, with its counts. Collective, blocks."""
+        mine = sum(map(self.count, targets))
         total = int(self.told([mine]).sum())
         return replace(batch, local_count=mine, global_count=max(1, total))
 

@@ -20,6 +20,7 @@ from trainer.reading.randomness import aside, seed
 
 Collate = Callable[[list[Any]], Any]
 PROBE = 2**32 - 1  # the epoch that a sample is read in to see what samples look like
+COLLATE = 1  # the last word of a collate's random numbers, which are not those of its first sample
 
 
 @dataclass(frozen=True)
@@ -27,23 +28,35 @@ class Failure:
     said: str
 
 
+Collated = Pair | Failure | None
+
 Key = tuple[int, int]  # epoch and index
 
 
 class Items(Dataset[Any]):
-    """Keys -> their indices and what the data set has there, or a Failure. `first`: the number of sample 0
-    over all ranks, for its random numbers."""
+    """Keys of each part of a batch -> that part, from what the data set has there. `first`: the number of
+    sample 0 over all ranks, for its random numbers."""
 
-    def __init__(self, dataset: Any, name: str, seed_word: int, first: int = 0) -> None:
+    def __init__(
+        self, dataset: Any, name: str, seed_word: int, collate: Collate | None = None, first: int = 0
+    ) -> None:
         self._dataset = dataset
         self._name = name
         self._seed = seed_word
+        self._batching = Batching(name, collate)
         self._first = first
 
-    def __getitems__(self, keys: Sequence[Key]) -> list[tuple[int, Any]]:
+    def __getitems__(self, parts: Sequence[Sequence[Key]]) -> list[Collated]:
         """What DataLoader asks for, a batch at a time."""
+        return [self._part(keys) for keys in parts]
+
+    def _part(self, keys: Sequence[Key]) -> Collated:
+        if not keys:
+            return None
         with aside():
-            return [self._item(epoch, index) for epoch, index in keys]
+            numbered = [self._item(epoch, index) for epoch, index in keys]
+        epoch, index = keys[0]
+        return self._batching(numbered, self._seed, epoch, self._first + index)
 
     def _item(self, epoch: int, index: int) -> tuple[int, Any]:
         seed(self._seed, epoch, self._first + index)
@@ -55,16 +68,21 @@ class Items(Dataset[Any]):
 
 @dataclass(frozen=True)
 class Batching:
-    """Numbered samples -> inputs and targets; None for no samples, a Failure for what is no batch."""
+    """Numbered samples -> inputs and targets; None for no samples, a Failure for what is no batch. A user's
+    collate draws its random numbers from generators that are seeded with `words`."""
 
     name: str
     collate: Collate | None = None
 
-    def __call__(self, numbered: Sequence[tuple[int, Any]]) -> Pair | Failure | None:
+    def __call__(self, numbered: Sequence[tuple[int, Any]], *words: int) -> Collated:
         if not numbered:
             return None
         try:
-            return self._batch(numbered)
+            if self.collate is None:
+                return self._batch(numbered)
+            with aside():
+                seed(*words, COLLATE)
+                return self._batch(numbered)
         except TrainerError as error:
             return Failure(f"{self.name} {error}")
         except Exception as error:

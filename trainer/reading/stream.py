@@ -81,11 +81,11 @@ class Stream(Readable):
         each = chunk_of(task, self.first()[1], most)
         samples = self._samples(part, parts)
         first, step = (0, 1) if self._sharded else (part, parts)
-        for number in count():
-            block = samples.take(each * step)[first::step]
+        for before in count(0, each * step):
+            block = list(enumerate(samples.take(each * step), before))[first::step]
             if not block:
                 return
-            yield good(self._batching([(number * each + row, sample) for row, sample in enumerate(block)]))
+            yield good(self._batching(block, self._seed, PROBE, part, before))
 
     def identity(self) -> Iterator[Tensor]:
         """Its first sample."""
@@ -101,7 +101,7 @@ class Stream(Readable):
             block = self._samples(0, 1).take(1)
             if not block:
                 raise TrainerError(f"{self._name} data: expected a stream of samples, got one that is empty")
-            self._first = good(self._batching([(0, block[0])]))
+            self._first = good(self._batching([(0, block[0])], self._seed, PROBE))
         return self._first
 
     def _samples(self, part: int, parts: int) -> Samples:
@@ -146,21 +146,21 @@ class StreamSource(Source):
         self._epoch = 0
         self._batches = 0  # steps done in the epoch
         self._skip = 0  # batches to read before the next one
-        self._loaded = Loaded(torch.arange(0), empty)
+        self._loaded = Loaded([], [])
 
     def batch(self, step: int) -> Batch:
         while True:
             pair = self._next()
             pair = self._empty if pair is None else pair
-            self._loaded = Loaded(torch.arange(len(pair[0])), pair)
-            mine = len(pair[0]), self._agreement.count(pair[1])
+            indices = torch.arange(len(pair[0]))
+            self._loaded = Loaded([indices], [pair])
+            mine = len(indices), self._agreement.count(pair[1])
             told = self._agreement.told([*mine, self.trouble is not None])
             samples, total, troubled = told.sum(axis=0).tolist()
             if self._readers is None and not troubled:
                 self._check_parts(told[:, 0].tolist())
             if troubled or samples:
                 self._batches += 1
-                indices = torch.arange(mine[0])
                 return Batch(self._epoch, indices, {self._rank: indices}, samples, mine[1], max(1, total))
             if not self._batches:
                 raise CollectiveError(

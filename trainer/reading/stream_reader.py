@@ -11,7 +11,6 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from trainer.errors import described
-from trainer.reading import Pair
 from trainer.reading.randomness import Draws
 from trainer.reading.samples import Batching, Failure
 
@@ -102,11 +101,8 @@ class Reader(IterableDataset[Any]):
             if not block:
                 return
             if split or number % workers == worker:
-                yield self._batch(first, block)
+                rows = np.arange(len(block))
+                mine = np.array_split(rows, cut.size)[cut.rank] if cut.whole else rows
+                numbered = [(first + int(row), block[row]) for row in mine]
+                yield self._batching(numbered, *words, cut.rank, number)
             first += len(block)
-
-    def _batch(self, first: int, block: list[Any]) -> Pair | Failure | None:
-        cut = self._cut
-        rows = np.arange(len(block))
-        mine = np.array_split(rows, cut.size)[cut.rank] if cut.whole else rows
-        return self._batching([(first + int(row), block[row]) for row in mine])

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -51,7 +51,6 @@ class Loader(Iterator[Any]):
         dataset: Any,
         workers: Workers,
         batches: Iterable[list[Any]] | None = None,
-        collate: Callable[[Any], Any] | None = None,
     ) -> None:
         options: dict[str, Any] = {"batch_size": None} if batches is None else {"batch_sampler": batches}
         if workers.count:
@@ -59,7 +58,7 @@ class Loader(Iterator[Any]):
         loader = DataLoader(
             dataset,
             num_workers=workers.count,
-            collate_fn=collate or _as_it_is,
+            collate_fn=_as_it_is,
             generator=torch.Generator(),  # not the training's
             **options,
         )
