@@ -30,16 +30,20 @@ def forward_backward(
     """Leaves the gradients of this rank's loss in the parameters; none if the rank has no sample.
 
     All ranks go through equally many passes, for what a strategy reduces in between; a rank without a sample
-    in one of them computes nothing there, unless the model's forward is collective.
+    in one of them computes nothing there, unless the model's forward is collective. Targets that the task
+    refuses are trouble of all ranks, told with the loss.
     """
     tree = GradientTree([p for p in run.model.parameters() if p.requires_grad]) if run.exact else None
     watch = BufferWatch(run.model.named_buffers()) if run.exact else None
     sums: list[float] = []
+    refused: list[TrainerError] = []
     *earlier, (part, indices) = _passes(run, batch)
     for one, samples in earlier:
         with _adding_up(run, tree):
-            _backward(run, _forward(run, one, samples, step, sums), batch, step)
-    summed = _forward(run, part, indices, step, sums)
+            _backward(run, _forward(run, one, samples, step, sums, refused), batch, step)
+    summed = _forward(run, part, indices, step, sums, refused)
+    if refused:
+        trouble = trouble or refused[0]
     if watch is not None:
         trouble = trouble or watch.trouble(run.model.named_buffers())
     # Between forward and backward, see StepLoss.
@@ -71,8 +75,14 @@ def _adding_up(run: Run, tree: GradientTree | None) -> Iterator[None]:
         tree.take()
 
 
-def _forward(run: Run, part: int | None, indices: Tensor, step: int, sums: list[float]) -> Tensor | None:
-    """The sum of the losses of these samples, which goes to `sums` too; None where nothing is computed."""
+def _forward(
+    run: Run, part: int | None, indices: Tensor, step: int, sums: list[float], refused: list[TrainerError]
+) -> Tensor | None:
+    """The sum of the losses of these samples, which goes to `sums` too; None where nothing is computed.
+
+    Where the task refuses them its error goes to `refused`. The rank goes on with zero: others wait for it in
+    what backward has of collectives, and no update follows.
+    """
     if part is not None:
         streams.begin(run.seed, step, part)
     if not len(indices) and not run.joint_forward:
@@ -82,8 +92,14 @@ def _forward(run: Run, part: int | None, indices: Tensor, step: int, sums: list[
     with trace_span("forward", step=step):
         with run.precision.autocast():
             outputs = run.model(inputs)
-        summed: Tensor = run.dataset.task.loss(wide(outputs), targets)
-    sums.append(summed.item())
+        try:
+            summed: Tensor = run.dataset.task.loss(wide(outputs), targets)
+        except TrainerError as error:
+            if not isinstance(outputs, Tensor):
+                raise
+            refused.append(error)
+            summed = outputs.sum() * 0
+    sums.append(0.0 if refused else summed.item())
     return summed
 
 

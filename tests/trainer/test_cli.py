@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal as signals
 import subprocess
 import sys
 import time
@@ -225,6 +226,23 @@ def test_an_interruption_is_one_line_and_keeps_the_last_good_weights(
     assert finished.stderr.splitlines()[-1] == f"[rank 0] {kept}"
     assert "Traceback" not in finished.stderr
     assert load_weights(run / "last_good.safetensors", torch.nn.Linear(1, 1)) == 2
+
+
+@pytest.mark.long
+def test_what_mpirun_passes_on_as_sigusr1_lets_the_ranks_say_how_they_ended(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    options = ["--steps", "1000000", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "pycomm.launch", "-n", "2", "-m", "trainer", *LINEAR, *options]
+    job = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").stat().st_size:
+        assert time.monotonic() < end and job.poll() is None
+        time.sleep(0.1)
+    job.send_signal(signals.SIGUSR1)  # pycomm.launch has become mpirun
+    _, said = job.communicate(timeout=60)
+    assert job.returncode == 130, said
+    assert "[rank 0] interrupted in" in said and "Traceback" not in said
 
 
 def test_what_fit_leaves_predicts_over_mpi(trainer: Run, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ended_runs import messages
 from own_data import model, tensors
 from own_runs import OPTIONS, losses, train
 
@@ -15,7 +16,7 @@ from pycomm.testing import run_threads
 from trainer import FitConfig, PredictConfig, fit, predict
 from trainer.config import read_config
 from trainer.data import CLASSIFICATION, REGRESSION, Dataset
-from trainer.errors import CollectiveError, TrainerError
+from trainer.errors import CollectiveError, StoppedError, TrainerError
 from trainer.weights import load_weights
 
 
@@ -136,6 +137,22 @@ def test_targets_that_are_no_class_are_told(wrong: int, got: int | None) -> None
         return
     with pytest.raises(TrainerError, match=rf"expected classes from 0 to 2, .* got {got}"):
         CLASSIFICATION.loss(logits, targets)
+
+
+def with_wrong_target() -> Dataset:
+    wrong = torch.arange(12) % 3
+    wrong[7] = 5
+    good = torch.linspace(-1, 1, 48).view(12, 4), torch.arange(12) % 3
+    return Dataset((good[0], wrong), good, CLASSIFICATION, {"inputs": 4, "outputs": 3})
+
+
+@pytest.mark.parametrize("strategy", ["data_parallel", "zero2", "zero3"])
+def test_a_target_that_is_no_class_is_told_on_all_ranks(strategy: str, tmp_path: Path) -> None:
+    parts = {"data": f"{__name__}:with_wrong_target", "model": "mlp", "strategy": strategy, "out": tmp_path}
+    steps = {"global_batch": 12, "accumulate": 2, "steps": 1, "model_options": {"hidden": 4}}
+    said = messages(3, FitConfig(**{**OPTIONS, **parts, **steps}), StoppedError)
+    assert len(set(said)) == 1
+    assert re.match(r"rank \d: targets: expected classes from 0 to 2, .* got 5; .*after step 0", said[0])
 
 
 def test_bytes_are_classes_of_256() -> None:

@@ -50,7 +50,7 @@ def test_workers_change_nothing_however_they_start(worker_start: str, tmp_path: 
 
 @pytest.mark.long
 @pytest.mark.parametrize("worker_start", ["fork", "spawn", "forkserver"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_an_interrupted_job_leaves_no_worker(worker_start: str, number: int, tmp_path: Path) -> None:
     more = {"workers": 2, "worker_start": worker_start, "data": "own_data:points", "steps": 1_000_000}
     running = job(tmp_path, 2, **more)

@@ -70,10 +70,12 @@ class Dataset:
 
     Args:
         train, test, validation: two tensors, inputs and targets, whose first dim is samples; or a torch
-            Dataset of samples (input, target), map-style or iterable collate: a list of such samples ->
-            inputs and targets (torch's default_collate if not given) standardise: subtract the mean of the
-            training inputs of all ranks from all inputs and divide by their standard deviation: "all" takes
-            both over all numbers, "each" for each place in a sample
+            Dataset of samples (input, target), map-style or iterable
+        task: the loss, what else is measured, and over what both are means
+        shape: options of the same names for the model's factory, as far as it takes them
+        collate: a list of such samples -> inputs and targets (torch's default_collate if not given)
+        standardise: subtract the mean of the training inputs of all ranks from all inputs and divide by
+            their standard deviation: "all" takes both over all numbers, "each" for each place in a sample
     """
 
     train: Split

@@ -103,7 +103,8 @@ def _as_it_is(value: Any) -> Any:
 
 def _begin(_: int) -> None:
     """In a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the rank, which ends its workers
+    for number in (signal.SIGINT, signal.SIGUSR1):  # for the rank, which ends its workers
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
