@@ -32,4 +32,5 @@ if not dist.is_available():  # some builds of torch lack it
 dist.Backend.register_backend(BACKEND, create, extended_api=True, devices=["cpu"])
 # Torch (2.15 does) hooks its flight recorder onto the backends that C++ made of every group but of those that
 # are listed as their own recorders, and fails where, as here, the group is itself the backend.
-getattr(distributed_c10d, "_FR_SELF_RECORDING_BACKENDS", set()).add(BACKEND)
+recording: set[str] = getattr(distributed_c10d, "_FR_SELF_RECORDING_BACKENDS", set())
+recording.add(BACKEND)
