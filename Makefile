@@ -19,6 +19,8 @@ LAUNCH := $(RUN) -m pycomm.launch
 TREE := build/editable
 CXX_FILES = $(shell find csrc tests/cpp tests/gpu bench -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
+SHARDED := none,pycomm,zero1,zero1+share,zero2,zero3,ddp-gloo,ddp-gloo+zeroredundancy,fsdp2-gloo,fsdp2-pycomm+memory
+
 # Without isolation the build tree outlives pip, so later builds are increments.
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --constraint build_support/constraints.txt
 INSTALL = $(call attempt,$(PIP) --no-build-isolation --editable $(1))
@@ -79,8 +81,7 @@ bench: $(VENV)/.dev compile ## time collectives and training steps beside their 
 	  --seconds 1 --json bench/results/all_reduce_over_mpi.json
 	$(LAUNCH) -n 2 $(BENCH) training --impl none,pycomm,pycomm:overlap=on,pycomm+fp16,ddp-pycomm,ddp-gloo,ddp-gloo:view,ddp-gloo-fp16 \
 	  --seconds 40 --json bench/results/training.json
-	$(LAUNCH) -n 2 $(BENCH) training --optimizer adam --impl none,pycomm,zero1,zero1+share,zero2,zero3,ddp-gloo+zeroredundancy \
-	  --seconds 40 --json bench/results/training_adam.json
+	$(LAUNCH) -n 2 $(BENCH) training --optimizer adam --impl $(SHARDED) --seconds 60 --json bench/results/training_adam.json
 	@for layout in "2 1" "2 2" "4 1" "4 2"; do set -- $$layout; \
 	  $(RUN) $(BENCH) network --hosts $$1 --ranks $$2 $(NETWORK) --json bench/results/network_$$1x$$2.json; \
 	  case $$? in 0) ;; 3) echo "make: no measurement between hosts"; break ;; *) exit 1 ;; esac; done

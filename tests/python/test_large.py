@@ -46,6 +46,7 @@ def test_more_than_two_to_the_31_elements_are_reduced() -> None:
     run_threads(2, body, transport="inproc")
 
 
+@pytest.mark.long
 def test_a_part_of_more_than_two_to_the_31_bytes_is_gathered_and_scattered() -> None:
     require_memory()
     counts = [0, 2**30 + 77]

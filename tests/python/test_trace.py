@@ -233,14 +233,19 @@ def test_a_file_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path, p
 def test_after_a_failure_every_rank_writes_its_own_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    started = threading.Barrier(3)
+
     def rank(comm: Communicator) -> None:
         comm.barrier()
         with trace_span("before"):
             pass
         comm.barrier()  # all have recorded it
         if comm.rank == 1:
+            started.wait(10)
             raise KeyError("lost")
-        comm.all_reduce(np.ones(3))
+        work = comm.all_reduce_async(np.ones(3))
+        started.wait(10)
+        work.wait()
 
     with pytest.raises(KeyError, match="lost"):
         run_threads(3, rank, trace=tmp_path / "trace.json")

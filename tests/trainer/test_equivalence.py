@@ -43,7 +43,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.long), 4])
+@pytest.mark.parametrize("size", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (3, 4))])
 def test_every_case_is_the_step_of_one_process_over_mpi(
     size: int, tmp_path: Path, single: list[float], environment: dict[str, str]
 ) -> None:
