@@ -25,6 +25,7 @@ from trainer.config import CONFIG_FILE, FitConfig
 from trainer.divergence import LastGood
 from trainer.errors import DivergedError, TrainerError
 from trainer.files import on_every_rank, on_rank_0, replacing, writing
+from trainer.folder_lock import FolderLock
 from trainer.memory import most
 from trainer.metrics import ROWS_FILE, SUMMARY_FILE, Metrics, read_summary
 from trainer.passes import forward_backward
@@ -38,6 +39,11 @@ from trainer.weights import BEST, FINAL, LAST_GOOD
 
 def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
     """Trains, evaluates, writes config.out; returns the summary. Collective."""
+    with FolderLock(config.out) as lock:
+        return _fit(config, comm, lock)
+
+
+def _fit(config: FitConfig, comm: Communicator, lock: FolderLock) -> dict[str, Any]:
     on_every_rank(comm, config.check)
     torch.set_num_threads(config.threads_for(comm.cores))
     checkpoint = find(config, comm)
@@ -47,7 +53,7 @@ def fit(config: FitConfig, comm: Communicator) -> dict[str, Any]:
     finished = on_every_rank(comm, lambda: _finished(config, run, checkpoint, rows, comm))
     if finished is not None:
         return finished
-    metrics = on_every_rank(comm, lambda: _begin(config, run, comm, checkpoint, rows))
+    metrics = on_every_rank(comm, lambda: _begin(config, run, comm, checkpoint, rows, lock))
     with (
         metrics,
         LastGood(config.out / LAST_GOOD, run.model, comm, strategy, run.save) as last_good,
@@ -155,10 +161,12 @@ def _begin(
     comm: Communicator,
     checkpoint: Checkpoint | None,
     rows: list[dict[str, Any]],
+    lock: FolderLock,
 ) -> Metrics:
     """On rank 0, makes config.out hold the options of this run and nothing of an earlier one, but for what a
     checkpoint goes on with."""
     if comm.rank == 0:
+        lock.take()
         print(headline(config, comm, run), flush=True)
         if checkpoint is not None:
             print(f"resumed from {checkpoint.path}, after step {run.done}", flush=True)
