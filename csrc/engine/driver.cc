@@ -17,6 +17,9 @@ constexpr std::chrono::milliseconds kListen{1};
 // Passes between two looks at the clock, of a driver that is busy: a look costs more than a pass.
 constexpr unsigned kLookEvery = 32;
 
+// How long stop() waits for memory that is still in other hands.
+constexpr std::chrono::milliseconds kLastCopies{100};
+
 }  // namespace
 
 Driver::Driver(Router& router, Trace& trace, int collectives_in_flight, bool progress_thread)
@@ -378,7 +381,12 @@ bool Driver::stop() {
   clear_ended();
   turn_.notify_all();
   turn_.wait(lock, [this] { return waiting_ == 0; });
-  std::erase_if(pinned_, [](Active& active) { return withdrawn(*active.task->executor); });
+  // What a device still copies ends by itself, in a moment.
+  for (const auto until = Clock::now() + kLastCopies;;) {
+    std::erase_if(pinned_, [](Active& active) { return withdrawn(*active.task->executor); });
+    if (pinned_.empty() || Clock::now() > until) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
   clean_ &= pinned_.empty();
   say_goodbye();
   return clean_;
