@@ -63,12 +63,7 @@ TEST(threads_of_a_gpu_equal_scalar_at_every_length_and_alignment) {
 
 TEST(threads_of_a_gpu_cast_all_16_bit_patterns_as_scalar) {
   const FloatMode mode;
-  Bits all(65536);
-  for (std::size_t i = 0; i < all.size(); ++i) all[i] = i;
-  for (const DType half : {DType::f16, DType::bf16})
-    for (const DType to : kFloats)
-      for (const Case& c : cast_cases(half, to))
-        CHECK(run(table(), c, all, all) == run(*available_kernels().front(), c, all, all));
+  compare_casts_of_all_16_bit_patterns(table());
 }
 
 // Conversions on a card turn any NaN into one of all ones.

@@ -216,4 +216,13 @@ inline void compare_with_scalar(const Kernels& table, const Case& c) {
   }
 }
 
+inline void compare_casts_of_all_16_bit_patterns(const Kernels& table) {
+  Bits all(65536);
+  for (std::size_t i = 0; i < all.size(); ++i) all[i] = i;
+  for (const DType half : {DType::f16, DType::bf16})
+    for (const DType to : kFloats)
+      for (const Case& c : cast_cases(half, to))
+        CHECK(run(table, c, all, all) == run(*available_kernels().front(), c, all, all));
+}
+
 }  // namespace pycomm

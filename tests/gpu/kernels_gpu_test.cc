@@ -53,12 +53,7 @@ TEST(kernels_on_a_card_equal_scalar_at_every_length_and_alignment) {
 
 TEST(kernels_on_a_card_cast_all_16_bit_patterns_as_scalar) {
   const FloatMode mode;
-  Bits all(65536);
-  for (std::size_t i = 0; i < all.size(); ++i) all[i] = i;
-  for (const DType half : {DType::f16, DType::bf16})
-    for (const DType to : kFloats)
-      for (const Case& c : cast_cases(half, to))
-        CHECK(run(table(), c, all, all) == run(*available_kernels().front(), c, all, all));
+  compare_casts_of_all_16_bit_patterns(table());
 }
 
 // More than all threads that a card runs at once take in one go, and two billion bytes and some.
